@@ -1,0 +1,1 @@
+//! The API server: decodes, validates and authorises requests, and replies.

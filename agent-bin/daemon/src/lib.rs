@@ -1,0 +1,1 @@
+//! The daemon process: config, signals, assembly.

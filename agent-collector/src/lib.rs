@@ -1,0 +1,1 @@
+//! The collector: plans what is collected when.

@@ -1,0 +1,1 @@
+//! The collect worker: one wheel, batches by driver.

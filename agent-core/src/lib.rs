@@ -1,0 +1,1 @@
+//! The agent core: builder, registry, shards, in-flight operations, ordered stop.

@@ -1,0 +1,1 @@
+//! The manager: lifecycle, object table, journal, driver calls, recovery, dependencies.

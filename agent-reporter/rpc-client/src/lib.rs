@@ -1,0 +1,1 @@
+//! The rpc client: guid, register, withdraw, publish, call.

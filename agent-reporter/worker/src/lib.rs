@@ -1,0 +1,1 @@
+//! The report worker: a bounded batcher in front of the rpc client.

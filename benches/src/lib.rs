@@ -1,0 +1,1 @@
+//! Load shapes, floors and peers; one command writes one results file.

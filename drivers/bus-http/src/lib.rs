@@ -1,0 +1,1 @@
+//! Bus driver over HTTP: a Unix socket, and a loopback port when asked.

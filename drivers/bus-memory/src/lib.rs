@@ -1,0 +1,1 @@
+//! Bus driver inside one process.

@@ -1,0 +1,1 @@
+//! Object driver for local processes.

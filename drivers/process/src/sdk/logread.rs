@@ -1,0 +1,381 @@
+//! Reading an object's log files: from a cursor, from the beginning, the last lines; with gaps counted.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use bytes::Bytes;
+use rustix::fs::{Mode, OFlags, SeekFrom};
+use rustix::io::Errno;
+
+use super::logfile::{LogFiles, Stream, incarnation};
+
+/// Longer lines are given in pieces of this many bytes.
+pub(crate) const MAX_LINE: usize = 64 * 1024;
+const BLOCK: usize = 256 * 1024;
+
+/// A place in the output of one stream: which file, and where in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Position {
+    pub incarnation: u64,
+    pub offset: u64,
+}
+
+/// Where to begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Start {
+    Oldest,
+    /// The last so many lines.
+    Tail(u64),
+    /// After everything that is there.
+    End,
+    At(Position),
+}
+
+/// One line without its end, or a piece of a line that is longer than [`MAX_LINE`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Line {
+    pub text: Bytes,
+    /// The line goes on in the next piece.
+    pub continues: bool,
+    /// Right after it.
+    pub next: Position,
+}
+
+/// What was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Chunk {
+    pub lines: Vec<Line>,
+    /// Where to go on.
+    pub next: Position,
+    /// Bytes that were freed by rotation before they were read.
+    pub lost_bytes: u64,
+    /// Whole files were replaced before they were read; how much they had is not known.
+    pub lost_files: bool,
+    /// There is nothing more now.
+    pub at_end: bool,
+}
+
+/// Reads up to `budget` bytes of whole lines. `ended`: nobody writes any more, so a last line without an end is whole.
+///
+/// `Ok(None)` where the object never had a file.
+pub(crate) fn read(files: &LogFiles, stream: Stream, start: Start, budget: usize, ended: bool) -> io::Result<Option<Chunk>> {
+    let Some(current) = LogFile::open(&files.current(stream))? else { return Ok(None) };
+    let previous = LogFile::open(&files.previous(stream))?;
+    let mut lost_files = false;
+    let (file, position, is_current) = match start {
+        Start::End => {
+            let offset = current.end_of_lines(ended)?;
+            let at = current.at(offset);
+            (current, at, true)
+        }
+        Start::Tail(lines) => {
+            let at = current.at(current.tail(lines, ended)?);
+            (current, at, true)
+        }
+        Start::At(at) if at.incarnation == current.incarnation => (current, at, true),
+        other => match (previous, other) {
+            (Some(previous), Start::At(at)) if at.incarnation == previous.incarnation => {
+                if at.offset >= previous.size()? {
+                    let at = current.at(0);
+                    (current, at, true)
+                } else {
+                    (previous, at, false)
+                }
+            }
+            (previous, other) => {
+                lost_files = matches!(other, Start::At(_));
+                let is_current = previous.is_none();
+                let file = previous.unwrap_or(current);
+                let at = file.at(0);
+                (file, at, is_current)
+            }
+        },
+    };
+    let mut chunk = file.lines(position, budget, ended || !is_current)?;
+    chunk.lost_files = lost_files;
+    // After the last line of the previous file comes the first of the current one.
+    chunk.at_end = chunk.at_end && is_current;
+    Ok(Some(chunk))
+}
+
+struct LogFile {
+    fd: OwnedFd,
+    incarnation: u64,
+}
+
+impl LogFile {
+    fn open(path: &std::path::Path) -> io::Result<Option<Self>> {
+        match rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty()) {
+            Ok(fd) => Ok(Some(Self { incarnation: incarnation(&fd)?, fd })),
+            Err(Errno::NOENT) => Ok(None),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    fn at(&self, offset: u64) -> Position {
+        Position { incarnation: self.incarnation, offset }
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        Ok(rustix::fs::fstat(&self.fd)?.st_size as u64)
+    }
+
+    /// The first byte that is still there.
+    fn base(&self) -> io::Result<u64> {
+        match rustix::fs::seek(&self.fd, SeekFrom::Data(0)) {
+            Ok(base) => Ok(base),
+            Err(Errno::NXIO) => self.size(),
+            // A file system that does not tell has no holes.
+            Err(Errno::INVAL | Errno::OPNOTSUPP) => Ok(0),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    fn lines(&self, from: Position, budget: usize, ended: bool) -> io::Result<Chunk> {
+        let size = self.size()?;
+        let mut chunk = Chunk { lines: Vec::new(), next: from, lost_bytes: 0, lost_files: false, at_end: false };
+        let base = self.base()?;
+        // A file that was cut short by somebody else: begin again where it ends.
+        let mut offset = from.offset.min(size);
+        // The rest of a line whose beginning was freed is no line.
+        let mut skipping = false;
+        if offset < base {
+            chunk.lost_bytes = base - offset;
+            offset = base;
+            skipping = true;
+        }
+        chunk.next.offset = offset;
+        let mut block = vec![0; BLOCK.min(budget.max(MAX_LINE + 1))];
+        let mut spent = 0;
+        while spent < budget.max(1) {
+            let count = rustix::io::pread(&self.fd, &mut block[..], offset)?;
+            // Freed while we read: the zeros in the block are not what was written.
+            let base = self.base()?;
+            if base > offset {
+                chunk.lost_bytes += base - offset;
+                offset = base;
+                chunk.next.offset = base;
+                skipping = true;
+                continue;
+            }
+            let text = Bytes::copy_from_slice(&block[..count]);
+            let mut used = 0;
+            while let Some(length) = piece(&text[used..], ended && count < block.len()) {
+                let Piece { text: end, whole: next, continues } = length;
+                let line = text.slice(used..used + end);
+                used += next;
+                chunk.next.offset = offset + used as u64;
+                if skipping {
+                    chunk.lost_bytes += next as u64;
+                    skipping = continues;
+                } else {
+                    chunk.lines.push(Line { text: line, continues, next: chunk.next });
+                }
+            }
+            spent += used;
+            offset += used as u64;
+            if count < block.len() {
+                chunk.at_end = true;
+                break;
+            }
+        }
+        Ok(chunk)
+    }
+
+    /// The end of the last whole line.
+    fn end_of_lines(&self, ended: bool) -> io::Result<u64> {
+        if ended {
+            return self.size();
+        }
+        self.tail(0, false)
+    }
+
+    /// Where the last `wanted` lines begin.
+    fn tail(&self, wanted: u64, ended: bool) -> io::Result<u64> {
+        let (size, base) = (self.size()?, self.base()?);
+        let mut block = vec![0; BLOCK];
+        let mut end = size;
+        let mut found = 0;
+        // The end of the last line ends a line; it does not begin one more.
+        let mut last_line_open = true;
+        while end > base {
+            let begin = end.saturating_sub(BLOCK as u64).max(base);
+            let length = usize::try_from(end - begin).unwrap_or(BLOCK);
+            let count = rustix::io::pread(&self.fd, &mut block[..length], begin)?;
+            for i in (0..count).rev() {
+                if block[i] != b'\n' {
+                    if last_line_open && ended && begin + i as u64 + 1 == size {
+                        found += 1; // A last line without an end counts once nobody writes any more.
+                    }
+                    continue;
+                }
+                last_line_open = false;
+                if found == wanted {
+                    return Ok(begin + i as u64 + 1);
+                }
+                found += 1;
+            }
+            end = begin;
+        }
+        Ok(base)
+    }
+}
+
+struct Piece {
+    /// Bytes of text.
+    text: usize,
+    /// Bytes with the end of the line.
+    whole: usize,
+    continues: bool,
+}
+
+/// The first line of the text, or the first piece of a long one; `None` where there is no whole one yet.
+fn piece(text: &[u8], last: bool) -> Option<Piece> {
+    let window = &text[..text.len().min(MAX_LINE + 1)];
+    if let Some(end) = window.iter().position(|b| *b == b'\n') {
+        return Some(Piece { text: end, whole: end + 1, continues: false });
+    }
+    if text.len() > MAX_LINE {
+        return Some(Piece { text: MAX_LINE, whole: MAX_LINE, continues: true });
+    }
+    (last && !text.is_empty()).then_some(Piece { text: text.len(), whole: text.len(), continues: false })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+    use crate::sdk::logfile::Rotation;
+
+    const ROTATION: Rotation = Rotation { max_size: 64 * 1024, keep: 1, fresh_over: 1 << 40 };
+
+    struct Fixture {
+        _dir: tempfile::TempDir,
+        files: LogFiles,
+        writer: std::fs::File,
+    }
+
+    fn fixture() -> Fixture {
+        let dir = tempfile::tempdir().unwrap();
+        let files = LogFiles::new(dir.path(), "g");
+        files.create_dir().unwrap();
+        let writer = files.open(Stream::Stdout, &ROTATION).unwrap().into();
+        Fixture { _dir: dir, files, writer }
+    }
+
+    impl Fixture {
+        fn read(&self, start: Start, ended: bool) -> Chunk {
+            read(&self.files, Stream::Stdout, start, 1 << 20, ended).unwrap().unwrap()
+        }
+    }
+
+    fn texts(chunk: &Chunk) -> Vec<&[u8]> {
+        chunk.lines.iter().map(|l| &l.text[..]).collect()
+    }
+
+    #[test]
+    fn a_line_without_end_is_kept_back_until_the_writer_has_ended() {
+        let mut f = fixture();
+        f.writer.write_all(b"one\n\xff\0two\n\nthr").unwrap();
+        let chunk = f.read(Start::Oldest, false);
+        assert_eq!(texts(&chunk), [&b"one"[..], b"\xff\0two", b""]);
+        assert!(chunk.at_end);
+        f.writer.write_all(b"ee").unwrap();
+        assert_eq!(texts(&f.read(Start::At(chunk.next), false)), [&b""[..]; 0]);
+        let rest = f.read(Start::At(chunk.next), true);
+        assert_eq!(texts(&rest), [b"three"]);
+        assert_eq!(texts(&f.read(Start::At(rest.next), true)), [&b""[..]; 0]);
+    }
+
+    #[test]
+    fn the_last_lines() {
+        let mut f = fixture();
+        f.writer.write_all(b"a\nb\nc\n").unwrap();
+        assert_eq!(texts(&f.read(Start::Tail(2), false)), [b"b", b"c"]);
+        assert_eq!(texts(&f.read(Start::Tail(9), false)), [b"a", b"b", b"c"]);
+        assert_eq!(texts(&f.read(Start::Tail(0), false)), [&b""[..]; 0]);
+        assert_eq!(texts(&f.read(Start::End, false)), [&b""[..]; 0]);
+        f.writer.write_all(b"d").unwrap();
+        assert_eq!(texts(&f.read(Start::Tail(2), false)), [b"b", b"c"]);
+        assert_eq!(texts(&f.read(Start::Tail(2), true)), [b"c", b"d"]);
+        assert_eq!(f.read(Start::End, false).next.offset, 6);
+    }
+
+    #[test]
+    fn long_lines_come_in_pieces() {
+        let mut f = fixture();
+        let mut long = vec![b'x'; MAX_LINE * 2 + 10];
+        long.push(b'\n');
+        f.writer.write_all(&long).unwrap();
+        f.writer.write_all(b"short\n").unwrap();
+        let chunk = f.read(Start::Oldest, false);
+        let shape: Vec<_> = chunk.lines.iter().map(|l| (l.text.len(), l.continues)).collect();
+        assert_eq!(shape, [(MAX_LINE, true), (MAX_LINE, true), (10, false), (5, false)]);
+    }
+
+    #[test]
+    fn a_small_budget_loses_nothing() {
+        let mut f = fixture();
+        for n in 0..5_000 {
+            writeln!(f.writer, "line {n}").unwrap();
+        }
+        let mut start = Start::Oldest;
+        let mut seen = 0;
+        loop {
+            let chunk = read(&f.files, Stream::Stdout, start, 100, false).unwrap().unwrap();
+            for line in &chunk.lines {
+                assert_eq!(&line.text[..], format!("line {seen}").as_bytes());
+                seen += 1;
+            }
+            start = Start::At(chunk.next);
+            if chunk.at_end {
+                break;
+            }
+        }
+        assert_eq!(seen, 5_000);
+    }
+
+    #[test]
+    fn what_was_freed_before_it_was_read_is_counted() {
+        let mut f = fixture();
+        for n in 0..40_000 {
+            writeln!(f.writer, "line {n}").unwrap();
+        }
+        f.writer.sync_all().unwrap();
+        let total = f.writer.metadata().unwrap().len();
+        match f.files.check(Stream::Stdout, &ROTATION) {
+            Err(e) if e.kind() == io::ErrorKind::Unsupported => return,
+            other => assert!(other.unwrap().freed),
+        }
+        let chunk = f.read(Start::Oldest, false);
+        let read_bytes: u64 = chunk.lines.iter().map(|l| l.text.len() as u64 + 1).sum();
+        assert!(chunk.lost_bytes >= ROTATION.base(total), "{}", chunk.lost_bytes);
+        assert_eq!(chunk.lost_bytes + read_bytes, total);
+        assert!(chunk.lines[0].text.starts_with(b"line "));
+        assert_eq!(&chunk.lines.last().unwrap().text[..], b"line 39999");
+    }
+
+    #[test]
+    fn a_cursor_goes_on_in_the_next_file() {
+        let mut f = fixture();
+        f.writer.write_all(b"a\nb\n").unwrap();
+        let first = read(&f.files, Stream::Stdout, Start::Oldest, 1, false).unwrap().unwrap();
+        let fresh = Rotation { fresh_over: 0, ..ROTATION };
+        let mut second: std::fs::File = f.files.open(Stream::Stdout, &fresh).unwrap().into();
+        f.writer.write_all(b"c").unwrap();
+        second.write_all(b"d\n").unwrap();
+        let mut seen = Vec::new();
+        let mut start = Start::At(Position { offset: 2, ..first.next });
+        for _ in 0..3 {
+            let chunk = f.read(start, false);
+            seen.extend(chunk.lines.iter().map(|l| l.text.to_vec()));
+            start = Start::At(chunk.next);
+        }
+        assert_eq!(seen, [b"b", b"c", b"d"]);
+        let stranger = Start::At(Position { incarnation: 1, offset: 9 });
+        let chunk = f.read(stranger, false);
+        assert!(chunk.lost_files);
+        assert_eq!(texts(&chunk), [b"a", b"b", b"c"]);
+    }
+}

@@ -1,0 +1,1 @@
+//! Object driver that simulates a substrate: latency, failures, hangs, gaps.

@@ -1,0 +1,1 @@
+//! The bundle of drivers: one feature per driver.

@@ -1,0 +1,1 @@
+//! Conformance suite over any object driver, chosen by capability.
