@@ -588,3 +588,39 @@ pub enum ReplyBody {
     /// To verbs that have nothing to say.
     Done,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::HealthCheck;
+
+    #[test]
+    fn bodies_refuse_unknown_fields() {
+        assert!(serde_json::from_str::<HealthCheck>(r#"{"tcp": "localhost:1"}"#).is_ok());
+        assert!(serde_json::from_str::<HealthCheck>(r#"{"tcp": "localhost:1", "intervall": "1s"}"#).is_err());
+        assert!(serde_json::from_str::<UpdateRequest>(r#"{"merge": {"labels": null}}"#).is_ok());
+        assert!(serde_json::from_str::<UpdateRequest>(r#"{"merge": {}, "generation": 1}"#).is_err());
+        assert!(serde_json::from_str::<ControlAction>(r#"{"verb": "pause"}"#).is_ok());
+        assert!(serde_json::from_str::<ControlAction>(r#"{"verb": "pause", "grace": "1s"}"#).is_err());
+        assert!(serde_json::from_str::<ControlAction>(r#"{"verb": "restart", "grce": "1s"}"#).is_err());
+    }
+
+    #[test]
+    fn targets_are_names_or_guids() {
+        let guid = Guid::generate();
+        assert_eq!(guid.to_string().parse::<Target>().unwrap(), Target::Guid(guid));
+        assert_eq!("web".parse::<Target>().unwrap(), Target::Name(ObjectName::new("web").unwrap()));
+        assert!("../web".parse::<Target>().is_err());
+        let target: Target = serde_json::from_value(serde_json::json!("web")).unwrap();
+        assert_eq!(target.to_string(), "web");
+    }
+
+    #[test]
+    fn every_verb_reads_as_it_writes() {
+        for verb in Verb::ALL {
+            assert_eq!(verb.as_str().parse::<Verb>().unwrap(), *verb);
+            assert_eq!(serde_json::to_value(verb).unwrap(), verb.as_str());
+        }
+        assert!("creat".parse::<Verb>().unwrap_err().to_string().contains("use one of create"));
+    }
+}

@@ -352,7 +352,9 @@ impl Recovery<'_> {
                 copy: None,
             });
         } else if let Some(fault) = damage {
-            self.cut(&name, &file, &scan, fault, is_last);
+            // If the next segment begins where this one was left, what failed here was never acknowledged.
+            let unacknowledged = is_last || end == Some(self.lsn);
+            self.cut(&name, &file, &scan, fault, unacknowledged);
         } else if let Some(handle) = handle
             && len == header.capacity
             && offset + DATA_START <= header.capacity
@@ -384,7 +386,14 @@ impl Recovery<'_> {
     }
 
     /// Copies the damaged rest of a segment into the quarantine, then cuts it off.
-    fn cut(&mut self, name: &str, file: &[u8], scan: &Scan<'_>, fault: FrameFault, is_last: bool) {
+    fn cut(
+        &mut self,
+        name: &str,
+        file: &[u8],
+        scan: &Scan<'_>,
+        fault: FrameFault,
+        maybe_unacknowledged: bool,
+    ) {
         let at = scan.offset();
         let (lost, later_valid_records) = scan.survey();
         let copy = self
@@ -407,7 +416,7 @@ impl Recovery<'_> {
                 FrameFault::Checksum => Reason::Checksum,
             },
             later_valid_records,
-            maybe_unacknowledged: is_last,
+            maybe_unacknowledged,
             copy,
         });
         self.report.sealed = false;

@@ -77,8 +77,8 @@ pub struct Quarantined {
     pub reason: Reason,
     /// Records that still verify behind the damage. They are in the copy, and are not replayed.
     pub later_valid_records: u64,
-    /// The damage is in the last segment: most likely the rest of a write that was under way in a crash and was
-    /// never acknowledged.
+    /// The damage is at the end of the log, or where the next segment says that nothing more was acknowledged: most
+    /// likely the rest of a write that failed, or was under way in a crash. False: acknowledged records are lost.
     pub maybe_unacknowledged: bool,
     /// Name of the copy in `quarantine/`; `None` if no copy could be made (then the damaged file was left as it
     /// is, and will be reported again).

@@ -143,6 +143,15 @@ impl Group {
         Some(std::fs::read_to_string(dir.join("freezer.state")).ok()?.trim() == "FROZEN")
     }
 
+    /// Whether the kernel killed a member because the group was out of memory.
+    pub(crate) fn was_oom_killed(&self) -> bool {
+        let v2 = self.v2.iter().map(|dir| dir.join("memory.events"));
+        let v1 = self.v1.iter().filter(|(c, _)| *c == Controller::Memory).map(|(_, dir)| dir.join("memory.oom_control"));
+        v2.chain(v1).filter_map(|file| std::fs::read_to_string(file).ok()).any(|text| {
+            text.lines().filter_map(|line| line.strip_prefix("oom_kill ")).any(|count| count.trim() != "0")
+        })
+    }
+
     /// Removes the groups; false while one still has members.
     pub(crate) fn remove(&self) -> bool {
         remove_dirs(&self.dirs())

@@ -1,1 +1,0 @@
-//! Load shapes, floors and peers; one command writes one results file.
