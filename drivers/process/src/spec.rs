@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use agent_api_driver::model::{Error, ObjectSpec, Resources};
+use agent_api_driver::model::{ByteQuantity, Cpu, Error, IoLimit, ObjectSpec, Resources};
 use rustix::process::Signal;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -331,6 +331,19 @@ pub(crate) fn wanted(resources: &Resources) -> Wanted {
         pids: resources.pids,
         io_read: resources.io.and_then(|io| io.read).map(|b| b.get()),
         io_write: resources.io.and_then(|io| io.write).map(|b| b.get()),
+    }
+}
+
+/// The other way round, for limits that are known from a handle.
+pub(crate) fn resources(wanted: &Wanted) -> Resources {
+    let bytes = |value: Option<u64>| value.map(ByteQuantity::new);
+    let io = IoLimit { read: bytes(wanted.io_read), write: bytes(wanted.io_write) };
+    Resources {
+        cpu: wanted.cpu_millis.map(Cpu::from_millis),
+        memory: bytes(wanted.memory_bytes),
+        pids: wanted.pids,
+        io: (io != IoLimit::default()).then_some(io),
+        ..Resources::default()
     }
 }
 
