@@ -52,7 +52,7 @@ pub enum Lane {
 pub enum Action {
     /// Create the object, or start it again after it ended.
     Start,
-    /// Bring it to a new spec.
+    /// Bring it to a new spec. With [`PlanAction::NoOp`] the operation only waits for the disk.
     Update(PlanAction),
     /// A control verb.
     Control(ControlAction),
@@ -114,4 +114,6 @@ pub enum Effect {
     Deleted(Deleted),
     /// The probe's answer.
     Probed(ProbeOutcome),
+    /// Nothing had to be done but to wait for the disk; the driver was not called.
+    Nothing,
 }

@@ -9,6 +9,7 @@ mod envelope;
 mod error;
 mod event;
 mod evidence;
+mod frame;
 mod health;
 mod id;
 mod info;

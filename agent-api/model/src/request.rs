@@ -585,6 +585,8 @@ pub enum ReplyBody {
     Schema(Value),
     /// To health.
     Health(HealthReport),
+    /// To reload: what changed, a sentence each.
+    Reloaded(Vec<String>),
     /// To verbs that have nothing to say.
     Done,
 }

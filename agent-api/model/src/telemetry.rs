@@ -3,13 +3,14 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Guid, LeaseId, LogStream, Selector, Timestamp};
+use crate::{Guid, LeaseId, LogStream, ObjectView, Selector, Timestamp};
 
 /// A kind of telemetry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
@@ -153,6 +154,9 @@ pub struct TelemetryBatch {
     pub spans: Vec<SpanRecord>,
     /// What was lost on the way so far.
     pub losses: Vec<Loss>,
+    /// The views of the objects that the records name, where the collector has them: a driver leaves it empty, the
+    /// collector fills it in, the reporter takes names and labels from it.
+    pub objects: Vec<Arc<ObjectView>>,
 }
 
 impl TelemetryBatch {
@@ -174,6 +178,7 @@ impl TelemetryBatch {
         self.logs.clear();
         self.spans.clear();
         self.losses.clear();
+        self.objects.clear();
     }
 }
 
@@ -194,7 +199,7 @@ pub struct Lease {
     #[serde(with = "crate::duration::text")]
     #[schemars(with = "String")]
     pub interval: Duration,
-    /// Where to.
+    /// Where to; where it is empty, to the agent's own topic of each signal.
     pub topic: String,
     /// How telemetry is written on the topic: OTLP as JSON where true, as protobuf where false.
     #[serde(default)]

@@ -57,10 +57,18 @@ pub trait ReportSink: Send + Sync + 'static {
     ///
     /// # Behavior
     ///
-    /// - Never blocks and never waits: where there is no room the batch is dropped, counted by lease and reason, and
-    ///   the loss is reported on the same topic as soon as there is room again.
+    /// - Never blocks and never waits.
+    /// - Metrics and spans: where there is no room the oldest are dropped, counted by lease and reason, and the loss is
+    ///   reported on the same topic as soon as there is room again.
+    /// - Log lines: where there is no room the whole batch is refused. That is no loss yet: the collector leaves its
+    ///   cursor and offers the lines again. So it offers logs apart from metrics and spans.
     /// - Returns whether it was taken.
     fn offer(&self, lease: &Lease, batch: TelemetryBatch) -> bool;
+
+    /// Nothing more will be offered for this lease: what is kept for it is let go once it is written.
+    fn end(&self, lease: LeaseId) {
+        let _ = lease;
+    }
 
     /// How much room is left, 0 to 1: a collector may slow down before things are dropped.
     fn room(&self) -> f64;

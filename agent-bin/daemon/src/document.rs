@@ -50,6 +50,29 @@ impl Node {
         })
     }
 
+    /// A TOML document.
+    pub fn parse_toml(text: &str) -> Result<Self, Problem> {
+        let line = |offset: usize| 1 + text.as_bytes()[..offset.min(text.len())].iter().filter(|b| **b == b'\n').count() as u64;
+        let table = toml::de::DeTable::parse(text).map_err(|error| Problem {
+            line: error.span().map_or(0, |span| line(span.start)),
+            path: String::new(),
+            message: first_line(error.message()),
+        })?;
+        Ok(Self {
+            line: 1,
+            body: toml_table(table.get_ref(), &line),
+        })
+    }
+
+    /// An empty map.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self {
+            line: 0,
+            body: Body::Map(Vec::new()),
+        }
+    }
+
     /// The value without its lines.
     #[must_use]
     pub fn to_value(&self) -> Value {
@@ -62,6 +85,15 @@ impl Node {
                     .map(|(key, _, value)| (key.clone(), value.to_value()))
                     .collect::<Map<_, _>>(),
             ),
+        }
+    }
+
+    /// The items of a list; the node itself where it is none.
+    #[must_use]
+    pub fn into_items(self) -> Vec<Self> {
+        match self.body {
+            Body::List(items) => items,
+            _ => vec![self],
         }
     }
 
@@ -115,6 +147,38 @@ impl std::fmt::Display for Problem {
             write!(f, "{}: ", self.path)?;
         }
         f.write_str(&self.message)
+    }
+}
+
+fn toml_table(table: &toml::de::DeTable<'_>, line: &impl Fn(usize) -> u64) -> Body {
+    let entries = table.iter().map(|(key, value)| {
+        (key.get_ref().to_string(), line(key.span().start), toml_value(value, line))
+    });
+    Body::Map(entries.collect())
+}
+
+fn toml_value(value: &toml::Spanned<toml::de::DeValue<'_>>, line: &impl Fn(usize) -> u64) -> Node {
+    use toml::de::DeValue;
+    let body = match value.get_ref() {
+        DeValue::String(text) => Body::Scalar(text.to_string().into()),
+        DeValue::Boolean(value) => Body::Scalar((*value).into()),
+        DeValue::Integer(number) => Body::Scalar(match i64::from_str_radix(number.as_str(), number.radix()) {
+            Ok(number) => number.into(),
+            Err(_) => number.to_string().into(),
+        }),
+        DeValue::Float(number) => Body::Scalar(
+            number.as_str().parse::<f64>().ok().and_then(Number::from_f64).map_or_else(
+                || number.to_string().into(),
+                Value::Number,
+            ),
+        ),
+        DeValue::Datetime(at) => Body::Scalar(at.to_string().into()),
+        DeValue::Array(items) => Body::List(items.iter().map(|item| toml_value(item, line)).collect()),
+        DeValue::Table(table) => toml_table(table, line),
+    };
+    Node {
+        line: line(value.span().start),
+        body,
     }
 }
 

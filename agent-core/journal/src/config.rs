@@ -75,10 +75,13 @@ impl JournalConfig {
     }
 
     pub(crate) fn check(&self) -> Result<(), OpenError> {
+        let most_record = (MAX_SEGMENT_BYTES / 2) as usize;
+        if self.max_record_bytes > most_record {
+            let fault = format!("max_record_bytes must be at most {most_record}");
+            return Err(OpenError::Config { fault });
+        }
         let need = self.smallest_file();
-        let fault = if self.max_record_bytes > (MAX_SEGMENT_BYTES / 2) as usize {
-            "max_record_bytes must be at most 512 MiB".to_owned()
-        } else if !(need..=MAX_SEGMENT_BYTES).contains(&self.segment_bytes) {
+        let fault = if !(need..=MAX_SEGMENT_BYTES).contains(&self.segment_bytes) {
             format!("segment_bytes must be {need} (one record of max_record_bytes) to {MAX_SEGMENT_BYTES}")
         } else if self.reserve_bytes != 0 && !(need..=MAX_SEGMENT_BYTES).contains(&self.reserve_bytes) {
             format!(

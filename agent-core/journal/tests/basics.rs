@@ -1,5 +1,5 @@
 //! What a user sees on the real file system.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used)] // a test says what failed by failing
 
 mod common;
 
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use agent_core_journal::{
     AppendError, Class, CommitMode, Journal, JournalConfig, Lsn, OpenError, RealVfs, Reason, Recovered,
-    Replayed,
+    Replayed, SealError,
 };
 use common::LIMIT;
 
@@ -288,4 +288,45 @@ fn the_next_segment_is_made_ahead_and_used_after_a_restart() {
     let (journal, found) = open(config(dir.path()));
     assert!(found.report.sealed);
     assert_eq!(journal.stats().segments, 1, "a clean segment is written on");
+}
+
+#[test]
+fn a_hanging_disk_hangs_nobody() {
+    let fs = common::SimFs::new(1);
+    let mut config = common::small(CommitMode::Thread);
+    config.drop_wait = Duration::from_millis(20);
+    let (journal, _) = Journal::open_collected(Arc::new(fs.clone()), config.clone()).unwrap();
+    append(&journal, b"before");
+    fs.gate().set(true);
+    let mut ticket = journal.append(b"hangs", Class::Normal).unwrap();
+    assert!(ticket.wait(Duration::from_millis(20)).is_none());
+    while journal.append(&[1; 2000], Class::Normal).is_ok() {}
+    let refused = journal.append(&[1; 2000], Class::Normal).unwrap_err();
+    assert!(matches!(refused, AppendError::Busy { .. }), "{refused}");
+    assert!(
+        journal.append(b"stop", Class::Reserved).is_ok(),
+        "there is room for what stops things"
+    );
+    assert!(matches!(
+        journal.seal(Duration::from_millis(20)),
+        Err(SealError::Deadline)
+    ));
+    drop(journal);
+    // The writer may still write, so the directory is not free.
+    let error = Journal::open_collected(Arc::new(fs.clone()), config.clone()).unwrap_err();
+    assert!(matches!(error, OpenError::Lock(_)), "{error}");
+    fs.gate().set(false);
+    assert_eq!(ticket.wait(LIMIT).unwrap().unwrap(), Lsn(1));
+    let mut tries = 0;
+    let found = loop {
+        match Journal::open_collected(Arc::new(fs.clone()), config.clone()) {
+            Ok((_journal, found)) => break found,
+            Err(error) => assert!(tries < 10_000 && matches!(error, OpenError::Lock(_)), "{error}"),
+        }
+        tries += 1;
+        std::thread::park_timeout(Duration::from_millis(5));
+    };
+    assert!(found.report.sealed, "it ended in order after all");
+    assert_eq!(found.records[1], b"hangs");
+    assert_eq!(found.records.last().unwrap(), b"stop");
 }

@@ -1,5 +1,5 @@
 //! A file system that forgets what was not synced, and fails on demand.
-#![allow(dead_code, unreachable_pub, missing_docs)]
+#![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used)] // each test uses a part of it
 
 use std::collections::BTreeMap;
 use std::io;
@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agent_core_journal::{CommitMode, DirEntry, JournalConfig, LockError, OpenMode, Vfs, VfsFile};
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 pub const LIMIT: Duration = Duration::from_secs(60);
 const SECTOR: usize = 512;
@@ -177,10 +177,29 @@ struct Disk {
     trace: Vec<String>,
     salt: u64,
     syncs: usize,
+    /// Files that cannot be read from an offset on.
+    unreadable: BTreeMap<usize, usize>,
 }
 
 #[derive(Debug, Clone)]
-pub struct SimFs(Arc<Mutex<Disk>>);
+pub struct SimFs(Arc<Mutex<Disk>>, Arc<Gate>);
+
+/// A disk that does not answer: syncs wait while it is shut.
+#[derive(Debug, Default)]
+pub struct Gate {
+    shut: Mutex<bool>,
+    condvar: Condvar,
+}
+
+impl Gate {
+    fn pass(&self) {
+        self.condvar.wait_while(&mut self.shut.lock(), |shut| *shut);
+    }
+    pub fn set(&self, shut: bool) {
+        *self.shut.lock() = shut;
+        self.condvar.notify_all();
+    }
+}
 
 struct LockGuard(Arc<Mutex<Disk>>);
 
@@ -196,21 +215,25 @@ impl SimFs {
     }
 
     fn with(names: BTreeMap<PathBuf, usize>, inodes: Vec<Inode>, seed: u64, space: usize) -> Self {
-        Self(Arc::new(Mutex::new(Disk {
-            inodes,
-            durable_names: names.clone(),
-            names,
-            name_ops: Vec::new(),
-            rng: Rng(seed),
-            ops: 0,
-            faults: BTreeMap::new(),
-            dead: false,
-            space,
-            locked: false,
-            trace: Vec::new(),
-            salt: seed,
-            syncs: 0,
-        })))
+        Self(
+            Arc::new(Mutex::new(Disk {
+                inodes,
+                durable_names: names.clone(),
+                names,
+                name_ops: Vec::new(),
+                rng: Rng(seed),
+                ops: 0,
+                faults: BTreeMap::new(),
+                dead: false,
+                space,
+                locked: false,
+                trace: Vec::new(),
+                salt: seed,
+                syncs: 0,
+                unreadable: BTreeMap::new(),
+            })),
+            Arc::default(),
+        )
     }
 
     /// The disk as it is found after the power came back.
@@ -242,6 +265,9 @@ impl SimFs {
         Self::with(names, inodes, seed, disk.space)
     }
 
+    pub fn gate(&self) -> &Gate {
+        &self.1
+    }
     pub fn fail(&self, op: usize, fault: Fault) {
         self.0.lock().faults.insert(op, fault);
     }
@@ -273,6 +299,14 @@ impl SimFs {
             .keys()
             .map(|path| path.file_name().unwrap().to_str().unwrap().to_owned())
             .collect()
+    }
+    pub fn set_unreadable(&self, path: &Path, from: Option<usize>) {
+        let mut disk = self.0.lock();
+        let inode = disk.names[path];
+        match from {
+            Some(from) => drop(disk.unreadable.insert(inode, from)),
+            None => drop(disk.unreadable.remove(&inode)),
+        }
     }
     pub fn content(&self, path: &Path) -> Vec<u8> {
         let disk = self.0.lock();
@@ -386,7 +420,8 @@ impl Vfs for SimFs {
         Ok(Box::new(SimFile {
             disk: self.0.clone(),
             inode,
-            name: path.display().to_string(),
+            name: format!("file {inode}"),
+            gate: self.1.clone(),
         }))
     }
 
@@ -440,6 +475,7 @@ struct SimFile {
     disk: Arc<Mutex<Disk>>,
     inode: usize,
     name: String,
+    gate: Arc<Gate>,
 }
 
 impl VfsFile for SimFile {
@@ -453,7 +489,13 @@ impl VfsFile for SimFile {
             .current
             .get(offset as usize..)
             .unwrap_or_default();
-        let n = rest.len().min(buf.len());
+        let mut n = rest.len().min(buf.len());
+        if let Some(bad) = disk.unreadable.get(&self.inode) {
+            n = n.min(bad.saturating_sub(offset as usize));
+            if n == 0 {
+                return Err(io::Error::from_raw_os_error(5));
+            }
+        }
         buf[..n].copy_from_slice(&rest[..n]);
         Ok(n)
     }
@@ -501,6 +543,7 @@ impl VfsFile for SimFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        self.gate.pass();
         let mut disk = self.disk.lock();
         let fault = disk.op(&format!("sync {}", self.name))?;
         let mut rng = Rng(disk.rng.next());

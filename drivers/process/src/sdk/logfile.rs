@@ -165,13 +165,23 @@ impl LogFiles {
 
 /// Which file it is: the same path may be another file later.
 pub(crate) fn incarnation(file: &OwnedFd) -> io::Result<u64> {
-    let stat = rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::INO | StatxFlags::BTIME)?;
+    Ok(mix(&rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::INO | StatxFlags::BTIME)?))
+}
+
+/// Which file is at the path, and its size.
+pub(crate) fn look(path: &Path) -> io::Result<(u64, u64)> {
+    let wanted = StatxFlags::INO | StatxFlags::BTIME | StatxFlags::SIZE;
+    let stat = rustix::fs::statx(rustix::fs::CWD, path, AtFlags::SYMLINK_NOFOLLOW, wanted)?;
+    Ok((mix(&stat), stat.stx_size))
+}
+
+fn mix(stat: &rustix::fs::Statx) -> u64 {
     let born = (stat.stx_btime.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(u64::from(stat.stx_btime.tv_nsec));
     // Mixed, so that neither can be mistaken for an offset (the finalizer of splitmix64).
     let mut mixed = stat.stx_ino ^ born.rotate_left(20);
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    Ok(mixed ^ (mixed >> 31))
+    mixed ^ (mixed >> 31)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use rustix::fs::{Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 
-use super::logfile::{LogFiles, Stream, incarnation};
+use super::logfile::{self, LogFiles, Stream, incarnation};
 
 /// Longer lines are given in pieces of this many bytes.
 pub(crate) const MAX_LINE: usize = 64 * 1024;
@@ -59,6 +59,29 @@ pub(crate) struct Chunk {
 ///
 /// `Ok(None)` where the object never had a file.
 pub(crate) fn read(files: &LogFiles, stream: Stream, start: Start, budget: usize, ended: bool) -> io::Result<Option<Chunk>> {
+    let Some(Located { file, position, is_current, lost_files }) = locate(files, stream, start, ended)? else {
+        return Ok(None);
+    };
+    let mut chunk = file.lines(position, budget, ended || !is_current)?;
+    chunk.lost_files = lost_files;
+    // After the last line of the previous file comes the first of the current one.
+    chunk.at_end = chunk.at_end && is_current;
+    Ok(Some(chunk))
+}
+
+/// Where a start is, without reading from there; `None` where the object never had a file.
+pub(crate) fn place(files: &LogFiles, stream: Stream, start: Start, ended: bool) -> io::Result<Option<Position>> {
+    Ok(locate(files, stream, start, ended)?.map(|located| located.position))
+}
+
+struct Located {
+    file: LogFile,
+    position: Position,
+    is_current: bool,
+    lost_files: bool,
+}
+
+fn locate(files: &LogFiles, stream: Stream, start: Start, ended: bool) -> io::Result<Option<Located>> {
     let Some(current) = LogFile::open(&files.current(stream))? else { return Ok(None) };
     let previous = LogFile::open(&files.previous(stream))?;
     let mut lost_files = false;
@@ -91,11 +114,14 @@ pub(crate) fn read(files: &LogFiles, stream: Stream, start: Start, budget: usize
             }
         },
     };
-    let mut chunk = file.lines(position, budget, ended || !is_current)?;
-    chunk.lost_files = lost_files;
-    // After the last line of the previous file comes the first of the current one.
-    chunk.at_end = chunk.at_end && is_current;
-    Ok(Some(chunk))
+    Ok(Some(Located { file, position, is_current, lost_files }))
+}
+
+/// Whether nothing was written since; one system call.
+pub(crate) fn is_unchanged(files: &LogFiles, stream: Stream, position: Position) -> bool {
+    logfile::look(&files.current(stream)).is_ok_and(|(incarnation, size)| {
+        incarnation == position.incarnation && size == position.offset
+    })
 }
 
 struct LogFile {

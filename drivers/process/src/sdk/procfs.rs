@@ -101,6 +101,11 @@ pub(crate) fn pids() -> io::Result<Vec<i32>> {
         .collect())
 }
 
+/// The living members of a process group, which is named by its leader's pid.
+pub(crate) fn group_members(group: i32) -> io::Result<Vec<i32>> {
+    Ok(pids()?.into_iter().filter(|pid| stat(*pid).is_ok_and(|s| s.pgrp == group && !s.is_dead())).collect())
+}
+
 /// The id of this boot of the kernel; start times are comparable within one boot only.
 pub(crate) fn boot_id() -> &'static str {
     static BOOT: OnceLock<String> = OnceLock::new();
