@@ -6,4 +6,4 @@ mod spawn;
 
 pub use commit::commits;
 pub use echo::{Echo, echoes};
-pub use spawn::{Kids, Spawned};
+pub use spawn::Kids;
