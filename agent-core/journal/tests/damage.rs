@@ -402,6 +402,7 @@ fn a_newer_format_is_refused_and_nothing_is_touched() {
         b"damaged too, yet left alone",
     );
     fs.put(&path("spare.tmp"), b"left alone");
+    fs.put(&path("reserve.tmp"), b"left alone");
     let ops = fs.ops();
     let error = Journal::open_collected(Arc::new(fs.clone()), small(CommitMode::Inline)).unwrap_err();
     assert!(
@@ -467,5 +468,29 @@ fn what_cannot_be_read_is_left_alone_for_another_day() {
         assert_eq!(numbers, back);
         assert_eq!(found.report.discarded as usize, 62 - back.len());
         assert!(found.report.is_clean(), "{:?}", found.report);
+    }
+}
+
+/// An unreadable segment may be readable another day, and then says where the one before it ends.
+#[test]
+fn nothing_is_written_before_an_unreadable_segment() {
+    for seed in 0..20 {
+        let fs = SimFs::new(4);
+        let (journal, _) = open(&fs);
+        append(&journal, 0, 3, |_| 100);
+        journal.begin_snapshot().unwrap().wait(LIMIT).unwrap().unwrap();
+        append(&journal, 3, 6, |_| 100);
+        let fs = fs.power_cut(seed);
+        drop(journal);
+        let last = path(segments(&fs).last().unwrap());
+        fs.set_unreadable(&last, Some(0));
+        let (journal, found) = open(&fs);
+        assert_eq!(found.records.len(), 3);
+        append(&journal, 6, 8, |_| 100);
+        drop(journal);
+        fs.set_unreadable(&last, None);
+        let (_journal, found) = open(&fs);
+        let numbers: Vec<_> = found.records.iter().map(|bytes| number(bytes)).collect();
+        assert_eq!(numbers, [0, 1, 2, 6, 7], "seed {seed}");
     }
 }

@@ -229,3 +229,54 @@ fn a_crash_at_each_step_of_a_snapshot() {
         }
     }
 }
+
+#[test]
+fn numbers_go_on_after_the_snapshot_when_all_segments_are_gone() {
+    let fs = SimFs::new(1);
+    let (journal, _) = open(&fs);
+    append(&journal, 0, 60);
+    let at = mark(&journal);
+    journal.finish_snapshot(at, state(60)).unwrap();
+    drop(journal);
+    for name in files(&fs, "segment-") {
+        agent_core_journal::Vfs::remove(&fs, &dir().join(name)).unwrap();
+    }
+    let (journal, _) = open(&fs);
+    append(&journal, 60, 63);
+    drop(journal);
+    let (_journal, found) = open(&fs);
+    assert_eq!(numbers(&found), (Some((0..60).collect()), vec![60, 61, 62]));
+}
+
+/// A successor that failed to open may come back after a power cut, and says where the old segment ends.
+#[test]
+fn a_segment_gets_no_more_records_once_its_successor_may_exist() {
+    let (journal_ops, trace) = {
+        let fs = SimFs::new(5);
+        let (journal, _) = open(&fs);
+        append(&journal, 0, 3);
+        let first = fs.ops();
+        mark(&journal);
+        (first..fs.ops(), fs.trace())
+    };
+    assert!(
+        trace[journal_ops.clone()]
+            .iter()
+            .any(|line| line.contains("sync_dir")),
+        "{trace:?}"
+    );
+    for op in journal_ops {
+        for seed in 0..40 {
+            let fs = SimFs::new(5);
+            let (journal, _) = open(&fs);
+            append(&journal, 0, 3);
+            fs.fail(op, Fault::Eio);
+            let _ = journal.begin_snapshot().unwrap().wait(LIMIT).unwrap();
+            append(&journal, 3, 5);
+            let fs = fs.power_cut(seed); // with the journal still open
+            drop(journal);
+            let (_journal, found) = open(&fs);
+            assert_eq!(numbers(&found), (None, (0..5).collect()), "op {op}, seed {seed}");
+        }
+    }
+}
