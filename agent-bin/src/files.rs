@@ -107,11 +107,78 @@ pub(crate) fn read(paths: &[PathBuf]) -> Result<Vec<FileObject>, FileErrors> {
             errors.push(format!("{here}; first in {first}"));
         }
     }
+    if let Some(ring) = ring(&objects) {
+        errors.push(ring);
+    }
     if errors.is_empty() && objects.is_empty() {
         let names: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
         errors.push(format!("{}: no objects in it", names.join(", ")));
     }
-    if errors.is_empty() { Ok(objects) } else { Err(FileErrors(errors)) }
+    if errors.is_empty() {
+        Ok(objects)
+    } else {
+        Err(FileErrors(errors))
+    }
+}
+
+/// A ring of dependencies among these objects, where there is one: the agent would take the first of them and refuse
+/// the last.
+fn ring(objects: &[FileObject]) -> Option<String> {
+    let by_name: HashMap<&str, &FileObject> = objects
+        .iter()
+        .map(|object| (object.spec.name.as_str(), object))
+        .collect();
+    // What is left after taking away, again and again, what waits for nothing that is left.
+    let mut waits: HashMap<&str, usize> = HashMap::new();
+    let mut waiters: HashMap<&str, Vec<&str>> = HashMap::new();
+    for object in by_name.values() {
+        let name = object.spec.name.as_str();
+        let mut count = 0;
+        for dependency in &object.spec.depends_on {
+            if by_name.contains_key(dependency.name.as_str()) {
+                count += 1;
+                waiters.entry(dependency.name.as_str()).or_default().push(name);
+            }
+        }
+        waits.insert(name, count);
+    }
+    let mut free: Vec<&str> = waits
+        .iter()
+        .filter(|(_, count)| **count == 0)
+        .map(|(name, _)| *name)
+        .collect();
+    while let Some(name) = free.pop() {
+        waits.remove(name);
+        for waiter in waiters.get(name).into_iter().flatten() {
+            if let Some(count) = waits.get_mut(waiter) {
+                *count -= 1;
+                if *count == 0 {
+                    free.push(waiter);
+                }
+            }
+        }
+    }
+    // Each of those left waits for one that is left: following them leads round.
+    let mut path: Vec<&str> = vec![*waits.keys().min()?];
+    loop {
+        let object = by_name.get(path.last()?)?;
+        let next = object
+            .spec
+            .depends_on
+            .iter()
+            .map(|dependency| dependency.name.as_str());
+        let next = next.into_iter().find(|name| waits.contains_key(name))?;
+        if let Some(start) = path.iter().position(|name| *name == next) {
+            path.push(next);
+            let round = path[start..].join(" -> ");
+            return Some(
+                by_name
+                    .get(next)?
+                    .locate("depends_on", &format!("goes round: {round}")),
+            );
+        }
+        path.push(next);
+    }
 }
 
 /// The texts of a path with their names.
@@ -135,7 +202,9 @@ fn texts(path: &Path) -> Result<Vec<(String, String)>, String> {
     let mut files = Vec::new();
     let entries = std::fs::read_dir(path).map_err(|error| format!("{name}: cannot read: {error}"))?;
     for entry in entries {
-        let file = entry.map_err(|error| format!("{name}: cannot read: {error}"))?.path();
+        let file = entry
+            .map_err(|error| format!("{name}: cannot read: {error}"))?
+            .path();
         let ours = file
             .extension()
             .is_some_and(|extension| ["yaml", "yml", "json"].iter().any(|known| extension == *known));
@@ -147,7 +216,10 @@ fn texts(path: &Path) -> Result<Vec<(String, String)>, String> {
         return Err(format!("{name}: no .yaml, .yml or .json file in this directory"));
     }
     files.sort();
-    files.into_iter().map(|file| Ok((file.display().to_string(), text_of(&file)?))).collect()
+    files
+        .into_iter()
+        .map(|file| Ok((file.display().to_string(), text_of(&file)?)))
+        .collect()
 }
 
 fn text_of(path: &Path) -> Result<String, String> {
@@ -160,9 +232,16 @@ fn text_of(path: &Path) -> Result<String, String> {
         .read_to_end(&mut bytes)
         .map_err(fail)?;
     if bytes.len() as u64 > MAX_FILE_BYTES {
-        return Err(format!("{name}: more than {MAX_FILE_BYTES} bytes; split the file"));
+        return Err(format!(
+            "{name}: more than {MAX_FILE_BYTES} bytes; split the file"
+        ));
     }
-    String::from_utf8(bytes).map_err(|error| format!("{name}: not UTF-8 after byte {}", error.utf8_error().valid_up_to()))
+    String::from_utf8(bytes).map_err(|error| {
+        format!(
+            "{name}: not UTF-8 after byte {}",
+            error.utf8_error().valid_up_to()
+        )
+    })
 }
 
 fn parse(schema: &Value, file: &str, text: &str, objects: &mut Vec<FileObject>, errors: &mut Vec<String>) {
@@ -188,7 +267,10 @@ fn parse(schema: &Value, file: &str, text: &str, objects: &mut Vec<FileObject>, 
             documents,
         };
         let value = node.to_value();
-        let name = value.get("name").and_then(Value::as_str).map(|name| name.chars().take(63).collect::<String>());
+        let name = value
+            .get("name")
+            .and_then(Value::as_str)
+            .map(|name| name.chars().take(63).collect::<String>());
         let unknown: Vec<_> = unknown_keys(schema, &value)
             .into_iter()
             .map(|key| Problem {
@@ -198,7 +280,11 @@ fn parse(schema: &Value, file: &str, text: &str, objects: &mut Vec<FileObject>, 
             })
             .collect();
         if !unknown.is_empty() {
-            errors.extend(unknown.iter().map(|problem| place.locate(problem, name.as_deref())));
+            errors.extend(
+                unknown
+                    .iter()
+                    .map(|problem| place.locate(problem, name.as_deref())),
+            );
             continue;
         }
         let checked = node.read::<ObjectSpec>().and_then(|spec| match spec.check() {
@@ -214,7 +300,9 @@ fn parse(schema: &Value, file: &str, text: &str, objects: &mut Vec<FileObject>, 
         });
         match checked {
             Ok(spec) => objects.push(FileObject { spec, place, node }),
-            Err(problem) => errors.push(place.locate(&problem, name.as_deref().filter(|_| problem.path != "name"))),
+            Err(problem) => {
+                errors.push(place.locate(&problem, name.as_deref().filter(|_| problem.path != "name")))
+            }
         }
     }
 }
@@ -229,24 +317,47 @@ mod tests {
         std::fs::write(&path, text).unwrap();
         match read(&[path]) {
             Ok(objects) => {
-                let names: Vec<_> = objects.iter().map(|object| object.spec.name.to_string()).collect();
+                let names: Vec<_> = objects
+                    .iter()
+                    .map(|object| object.spec.name.to_string())
+                    .collect();
                 format!("fine: {}", names.join(" "))
             }
-            Err(errors) => errors.to_string().replace(&format!("{}/", dir.path().display()), ""),
+            Err(errors) => errors
+                .to_string()
+                .replace(&format!("{}/", dir.path().display()), ""),
         }
     }
 
     #[test]
     fn says_file_document_line_and_field() {
         let cases = [
-            ("one object", "kind: process\nname: a\nspec: {command: [sleep, '1']}\n"),
-            ("two documents", "kind: process\nname: a\n---\n{\"kind\": \"process\", \"name\": \"b\"}\n"),
-            ("a JSON list", "[{\"kind\": \"process\", \"name\": \"a\"}, {\"kind\": \"process\", \"name\": \"b\"}]"),
+            (
+                "one object",
+                "kind: process\nname: a\nspec: {command: [sleep, '1']}\n",
+            ),
+            (
+                "two documents",
+                "kind: process\nname: a\n---\n{\"kind\": \"process\", \"name\": \"b\"}\n",
+            ),
+            (
+                "a JSON list",
+                "[{\"kind\": \"process\", \"name\": \"a\"}, {\"kind\": \"process\", \"name\": \"b\"}]",
+            ),
             ("an unknown field", "kind: process\nname: a\nlables: {x: y}\n"),
-            ("an unknown field below", "kind: process\nname: a\n---\nkind: process\nname: b\nhealth:\n  tcp: localhost:1\n  intervall: 1s\n"),
+            (
+                "an unknown field below",
+                "kind: process\nname: a\n---\nkind: process\nname: b\nhealth:\n  tcp: localhost:1\n  intervall: 1s\n",
+            ),
             ("a wrong type", "kind: process\nname: a\ndepends_on: b\n"),
-            ("a wrong amount", "kind: process\nname: a\nresources:\n  memory: lots\n"),
-            ("a wrong duration", "kind: process\nname: a\nhealth:\n  tcp: localhost:1\n  interval: 10\n"),
+            (
+                "a wrong amount",
+                "kind: process\nname: a\nresources:\n  memory: lots\n",
+            ),
+            (
+                "a wrong duration",
+                "kind: process\nname: a\nhealth:\n  tcp: localhost:1\n  interval: 10\n",
+            ),
             ("a wrong restart", "kind: process\nname: a\nrestart: sometimes\n"),
             ("an odd name", "kind: process\nname: ../etc\n"),
             ("no name", "kind: process\n"),
@@ -254,14 +365,31 @@ mod tests {
             ("not a map", "just text\n"),
             ("not YAML", "kind: [process\nname: a\n"),
             ("a key twice", "kind: process\nname: a\nname: b\n"),
-            ("a name twice", "kind: process\nname: a\n---\nkind: process\nname: a\n"),
-            ("depends on itself", "kind: process\nname: a\ndepends_on: [{name: a}]\n"),
+            (
+                "a name twice",
+                "kind: process\nname: a\n---\nkind: process\nname: a\n",
+            ),
+            (
+                "depends on itself",
+                "kind: process\nname: a\ndepends_on: [{name: a}]\n",
+            ),
+            (
+                "a ring",
+                "kind: process\nname: c\ndepends_on: [{name: a}]\n---\nkind: process\nname: a\ndepends_on: [{name: out}, {name: b}]\n---\n\
+                 kind: process\nname: b\ndepends_on: [{name: a}]\n",
+            ),
             ("spec a list", "kind: process\nname: a\nspec: [1]\n"),
             ("nothing", "# only a comment\n"),
             ("a control character", "kind: process\nname: \"a\\e[2J\"\n"),
-            ("two problems", "kind: process\nname: a\nlables: {}\n---\nkind: process\nnmae: b\n"),
+            (
+                "two problems",
+                "kind: process\nname: a\nlables: {}\n---\nkind: process\nnmae: b\n",
+            ),
         ];
-        let told: Vec<_> = cases.iter().map(|(name, text)| format!("{name}:\n  {}", told(text).replace('\n', "\n  "))).collect();
+        let told: Vec<_> = cases
+            .iter()
+            .map(|(name, text)| format!("{name}:\n  {}", told(text).replace('\n', "\n  ")))
+            .collect();
         insta::assert_snapshot!(told.join("\n"));
     }
 
@@ -271,7 +399,11 @@ mod tests {
         let empty = read(&[dir.path().into()]).unwrap_err().to_string();
         assert!(empty.contains("no .yaml, .yml or .json file"), "{empty}");
         for (file, name) in [("b.yaml", "b"), ("a.yml", "a"), ("c.json", "c"), ("d.txt", "d")] {
-            std::fs::write(dir.path().join(file), format!("{{\"kind\": \"process\", \"name\": \"{name}\"}}")).unwrap();
+            std::fs::write(
+                dir.path().join(file),
+                format!("{{\"kind\": \"process\", \"name\": \"{name}\"}}"),
+            )
+            .unwrap();
         }
         let objects = read(&[dir.path().into()]).unwrap();
         let names: Vec<_> = objects.iter().map(|object| object.spec.name.as_str()).collect();

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use agent_api::bus_out::BusOut;
 use agent_api::collector::CollectorApi;
-use agent_api::driver::{DriverFactory, DriverSet};
+use agent_api::driver::{DriverFactory, DriverSet, ShutdownMode};
 use agent_api::manager::ManagerApi;
 use agent_api::model::{AgentId, Error, Result, ShardId, Topic};
 use agent_api::reporter::{ReportSink, ReporterApi, Topics};
@@ -18,6 +18,8 @@ use crate::Agent;
 use crate::engine::cell::DriverCell;
 use crate::engine::door::Door;
 use crate::engine::{self, pump};
+use crate::guard::guarded;
+use crate::lock::StateLock;
 use crate::registry::{Registry, Wanted};
 use crate::setup::{
     MakeCollector, MakeManager, MakeReporter, Setup, default_collector, default_manager, default_reporter,
@@ -91,7 +93,7 @@ impl AgentBuilder {
         self
     }
 
-    /// Where reports go.
+    /// Where reports go. Without it nothing is reported, and monitor requests are refused.
     #[must_use]
     pub fn bus_out(mut self, bus: Arc<dyn BusOut>) -> Self {
         self.bus_out = Some(bus);
@@ -231,19 +233,18 @@ impl AgentBuilder {
         if self.operation_timeout.is_zero() {
             return setup_error("operation_timeout", "must be more than 0s");
         }
-        if Topic::new(&self.topic_root).is_err() {
-            return setup_error(
-                "topic_root",
-                "use words of letters, digits, '_' and '-', joined by '.'",
-            );
+        if self.topic_root.contains('.') || Topic::new(&self.topic_root).is_err() {
+            return setup_error("topic_root", "use one word of letters, digits, '_' and '-'");
         }
         let agent = match self.agent {
             Some(agent) => agent,
             None => AgentId::new("agent").expect("a DNS label"),
         };
 
+        let lock = StateLock::take(&state_dir)?;
         let registry = Registry::build(&agent, &state_dir, self.drivers).await?;
         let drivers = DriverSet::new(registry.built().cloned());
+        let mut started = Started::new(drivers.clone());
         let setup = Setup {
             agent: agent.clone(),
             state_dir: state_dir.clone(),
@@ -254,7 +255,8 @@ impl AgentBuilder {
             bus_out: self.bus_out,
         };
         let clock = Clock::start();
-        let manager = (self.manager)(setup.clone()).await?;
+        let manager = started.note((self.manager)(setup.clone()).await).await?;
+        started.manager = Some(Arc::clone(&manager));
         let (doors, inboxes): (Vec<_>, Vec<_>) = (0..shards)
             .map(|_| {
                 let (door, inbox) = Door::new(self.inbox);
@@ -271,7 +273,9 @@ impl AgentBuilder {
             .collect();
         // The streams are taken before recovery, so that nothing that happens meanwhile is missed.
         let streams: Vec<_> = cells.values().map(pump::open).collect();
-        let partitions: Vec<_> = (0..shards).map(|shard| manager.partition(ShardId(shard))).collect();
+        let partitions: Vec<_> = (0..shards)
+            .map(|shard| manager.partition(ShardId(shard)))
+            .collect();
         let recovery = manager.recover(self.recovery_timeout).await;
         for note in &recovery.notes {
             tracing::warn!(note, "recovery");
@@ -284,9 +288,13 @@ impl AgentBuilder {
             unknown = recovery.unknown,
             "objects recovered"
         );
-        let reporter = (self.reporter)(setup.clone()).await?;
-        let collector = (self.collector)(setup, reporter.sink()).await?;
+        let reporter = started.note((self.reporter)(setup.clone()).await).await?;
+        started.reporter = Some(Arc::clone(&reporter));
+        let collector = started
+            .note((self.collector)(setup, reporter.sink()).await)
+            .await?;
         let shared = Arc::new(Shared::new(Parts {
+            lock,
             topics: Topics::new(&self.topic_root, &agent),
             agent,
             state_dir,
@@ -306,6 +314,45 @@ impl AgentBuilder {
         shared.metrics.observe(&Arc::downgrade(&shared));
         let tasks = engine::start(&shared, partitions, inboxes, streams);
         Ok(Agent::new(shared, tasks))
+    }
+}
+
+/// What has been started, to be ended where the rest cannot be.
+struct Started {
+    drivers: DriverSet,
+    manager: Option<Arc<dyn ManagerApi>>,
+    reporter: Option<Arc<dyn ReporterApi>>,
+}
+
+impl Started {
+    fn new(drivers: DriverSet) -> Self {
+        Self {
+            drivers,
+            manager: None,
+            reporter: None,
+        }
+    }
+
+    async fn note<T>(&self, made: Result<T>) -> Result<T> {
+        if made.is_err() {
+            self.end().await;
+        }
+        made
+    }
+
+    async fn end(&self) {
+        let deadline = Duration::from_secs(2);
+        if let Some(reporter) = &self.reporter {
+            let _ = guarded(deadline, reporter.shutdown(deadline)).await;
+        }
+        let drivers = self
+            .drivers
+            .iter()
+            .map(|(_, driver)| guarded(deadline, driver.shutdown(ShutdownMode::LeaveRunning, deadline)));
+        futures_util::future::join_all(drivers).await;
+        if let Some(manager) = &self.manager {
+            let _ = guarded(deadline, manager.seal(deadline)).await;
+        }
     }
 }
 

@@ -38,8 +38,6 @@ counters! {
     operations_timed_out,
     operations_panicked,
     operations_cancelled,
-    /// Not tried because the driver's breaker was open.
-    operations_held_off,
     /// Events of drivers about objects.
     driver_events,
     driver_gaps,

@@ -39,6 +39,7 @@ enum State {
 
 /// What is known of a kind that can be used.
 pub(crate) struct KindEntry {
+    pub(crate) name: DriverName,
     pub(crate) driver: Arc<dyn ObjectDriver>,
     pub(crate) capabilities: Capabilities,
     schema: SpecSchema,
@@ -78,7 +79,7 @@ impl Registry {
             kinds: BTreeMap::new(),
         };
         for (name, (mut registered, entries)) in built {
-            if let Some(kind) = entries.keys().find(|kind| registry.kinds.contains_key(kind)) {
+            if let Some(kind) = entries.keys().find(|kind| registry.kinds.contains_key(*kind)) {
                 let reason = format!("its kind {kind} is another driver's already");
                 tracing::error!(driver = %name, reason, "driver left out");
                 registered.state = State::Failed(reason);
@@ -92,10 +93,12 @@ impl Registry {
 
     /// The drivers that were built.
     pub(crate) fn built(&self) -> impl Iterator<Item = &Arc<dyn ObjectDriver>> {
-        self.drivers.values().filter_map(|registered| match &registered.state {
-            State::Built(driver) => Some(driver),
-            State::Failed(_) | State::Missing(_) => None,
-        })
+        self.drivers
+            .values()
+            .filter_map(|registered| match &registered.state {
+                State::Built(driver) => Some(driver),
+                State::Failed(_) | State::Missing(_) => None,
+            })
     }
 
     /// A kind that can be used; the error says which kinds are known, which feature is missing or what is wrong.
@@ -103,7 +106,10 @@ impl Registry {
         if let Some(entry) = self.kinds.get(kind) {
             return Ok(entry);
         }
-        let owner = self.drivers.iter().find(|(_, driver)| driver.kinds.contains(kind));
+        let owner = self
+            .drivers
+            .iter()
+            .find(|(_, driver)| driver.kinds.contains(kind));
         match owner.map(|(name, driver)| (name, &driver.state)) {
             Some((name, State::Missing(feature))) => Err(Error::new(
                 ErrorKind::Unsupported,
@@ -226,9 +232,9 @@ pub(crate) fn methods(capabilities: &Capabilities) -> Vec<Verb> {
         Verb::Update,
         Verb::Delete,
         Verb::Describe,
-        Verb::Watch,
-        Verb::Explain,
+        Verb::Plan,
         Verb::Monitor,
+        Verb::Explain,
     ];
     verbs.extend(capabilities.control_verbs());
     verbs
@@ -279,21 +285,37 @@ async fn register(factory: &dyn DriverFactory, build: Build) -> (Registered, BTr
         Ok(Err(error)) => return failed(error.to_string()),
         Err(failure) => return failed(failure.of_driver(factory.name(), "its start").to_string()),
     };
-    if driver.info().name != factory.name() {
-        return failed(format!("it calls itself {}", driver.info().name));
+    match guarded_now(|| driver.info().name.clone()) {
+        Ok(name) if name == factory.name() => {}
+        Ok(name) => return failed(format!("it calls itself {name}")),
+        Err(failure) => return failed(failure.of_driver(factory.name(), "its name").to_string()),
     }
-    let mut entries = BTreeMap::new();
-    for kind in &driver.info().kinds {
-        match entry(&driver, kind) {
-            Ok(entry) => entries.insert(kind.clone(), entry),
-            Err(error) => return failed(format!("kind {kind}: {error}")),
-        };
+    let described = guarded_now(|| {
+        let kinds = driver.info().kinds.clone();
+        let entries = kinds
+            .iter()
+            .map(|kind| match entry(&driver, kind) {
+                Ok(entry) => Ok((kind.clone(), entry)),
+                Err(error) => Err(format!("kind {kind}: {error}")),
+            })
+            .collect::<Result<BTreeMap<_, _>, _>>()?;
+        Ok((kinds, entries))
+    });
+    match described {
+        Ok(Ok((kinds, entries))) => {
+            let registered = Registered {
+                kinds,
+                state: State::Built(driver),
+            };
+            (registered, entries)
+        }
+        Ok(Err(reason)) => failed(reason),
+        Err(failure) => failed(
+            failure
+                .of_driver(factory.name(), "the list of its kinds")
+                .to_string(),
+        ),
     }
-    let registered = Registered {
-        kinds: driver.info().kinds.clone(),
-        state: State::Built(driver),
-    };
-    (registered, entries)
 }
 
 fn entry(driver: &Arc<dyn ObjectDriver>, kind: &Kind) -> Result<KindEntry> {
@@ -307,6 +329,7 @@ fn entry(driver: &Arc<dyn ObjectDriver>, kind: &Kind) -> Result<KindEntry> {
         schema: SpecSchema::compile(schema.spec.clone())?,
         object_schema: object_schema(kind, schema.spec.clone()),
         capabilities: capabilities.clone(),
+        name: driver.info().name.clone(),
         driver: Arc::clone(driver),
     })
 }

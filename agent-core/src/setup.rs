@@ -13,6 +13,8 @@ use agent_api::manager::ManagerApi;
 use agent_api::model::{AgentId, Error, Result};
 use agent_api::reporter::{ReportSink, ReporterApi};
 
+use crate::quiet::Quiet;
+
 /// What the parts of an agent are made from: given to an embedding program's own
 /// [`manager`](crate::AgentBuilder::manager), [`reporter`](crate::AgentBuilder::reporter) or
 /// [`collector`](crate::AgentBuilder::collector).
@@ -37,8 +39,7 @@ pub struct Setup {
 type Made<T> = Pin<Box<dyn Future<Output = Result<Arc<T>>> + Send>>;
 pub(crate) type MakeManager = Box<dyn FnOnce(Setup) -> Made<dyn ManagerApi> + Send>;
 pub(crate) type MakeReporter = Box<dyn FnOnce(Setup) -> Made<dyn ReporterApi> + Send>;
-pub(crate) type MakeCollector =
-    Box<dyn FnOnce(Setup, Arc<dyn ReportSink>) -> Made<dyn CollectorApi> + Send>;
+pub(crate) type MakeCollector = Box<dyn FnOnce(Setup, Arc<dyn ReportSink>) -> Made<dyn CollectorApi> + Send>;
 
 #[cfg_attr(
     all(feature = "manager", feature = "collector", feature = "reporter"),
@@ -55,25 +56,46 @@ fn absent(part: &str) -> Error {
 pub(crate) async fn default_manager(setup: Setup) -> Result<Arc<dyn ManagerApi>> {
     #[cfg(feature = "manager")]
     {
-        let _ = setup;
-        Err(Error::internal("not wired"))
+        use agent_manager::{Manager, ManagerConfig};
+        let mut config = ManagerConfig::new(setup.agent, setup.state_dir);
+        config.shards = setup.shards;
+        config.operation_timeout = setup.operation_timeout;
+        // It reads the whole journal.
+        let opened = tokio::task::spawn_blocking(move || Manager::open(config, setup.drivers)).await;
+        let manager = opened.map_err(|error| {
+            Error::internal("the manager panicked when it was opened").with_source(error)
+        })??;
+        Ok(manager)
     }
     #[cfg(not(feature = "manager"))]
     {
-        let _ = setup;
+        drop(setup);
         Err(absent("manager"))
     }
 }
 
 pub(crate) async fn default_reporter(setup: Setup) -> Result<Arc<dyn ReporterApi>> {
+    let Some(bus) = setup.bus_out.clone() else {
+        return Ok(Arc::new(Quiet::default()));
+    };
     #[cfg(feature = "reporter")]
     {
-        let _ = setup;
-        Err(Error::internal("not wired"))
+        use agent_reporter::{BusRpcClient, Reporter, ReporterConfig, RpcConfig};
+        let mut rpc = RpcConfig::new(setup.agent.clone());
+        rpc.root.clone_from(&setup.topic_root);
+        let mut config = ReporterConfig::new(setup.agent.clone(), &setup.topic_root);
+        for (_, driver) in setup.drivers.iter() {
+            for kind in &driver.info().kinds {
+                if let Some(capabilities) = driver.capabilities(kind) {
+                    config.methods.insert(kind.clone(), capabilities.control_verbs());
+                }
+            }
+        }
+        Ok(Reporter::start(config, Arc::new(BusRpcClient::new(rpc, bus))))
     }
     #[cfg(not(feature = "reporter"))]
     {
-        let _ = setup;
+        drop(bus);
         Err(absent("reporter"))
     }
 }
@@ -84,12 +106,12 @@ pub(crate) async fn default_collector(
 ) -> Result<Arc<dyn CollectorApi>> {
     #[cfg(feature = "collector")]
     {
-        let _ = (setup, sink);
-        Err(Error::internal("not wired"))
+        use agent_collector::{Collector, CollectorConfig};
+        Ok(Collector::start(CollectorConfig::default(), setup.drivers, sink))
     }
     #[cfg(not(feature = "collector"))]
     {
-        let _ = (setup, sink);
+        drop((setup, sink));
         Err(absent("collector"))
     }
 }

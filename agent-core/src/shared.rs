@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::counters::{Counters, Metrics};
 use crate::engine::cell::DriverCell;
 use crate::engine::door::{Door, millis};
+use crate::lock::StateLock;
 use crate::registry::Registry;
 use crate::watch::Hub;
 
@@ -34,6 +35,8 @@ pub(crate) type InfoHook = Box<dyn Fn(&mut AgentInfo) + Send + Sync>;
 pub(crate) struct Shared {
     pub(crate) agent: AgentId,
     pub(crate) state_dir: PathBuf,
+    /// Given back when the agent has stopped.
+    pub(crate) lock: Mutex<Option<StateLock>>,
     pub(crate) clock: Clock,
     pub(crate) registry: Registry,
     pub(crate) drivers: BTreeMap<DriverName, Arc<DriverCell>>,
@@ -118,6 +121,7 @@ impl Clock {
 pub(crate) struct Parts {
     pub(crate) agent: AgentId,
     pub(crate) state_dir: PathBuf,
+    pub(crate) lock: StateLock,
     pub(crate) clock: Clock,
     pub(crate) registry: Registry,
     pub(crate) drivers: BTreeMap<DriverName, Arc<DriverCell>>,
@@ -138,6 +142,7 @@ impl Shared {
         Self {
             agent: parts.agent,
             state_dir: parts.state_dir,
+            lock: Mutex::new(Some(parts.lock)),
             clock: parts.clock,
             registry: parts.registry,
             drivers: parts.drivers,
@@ -167,8 +172,12 @@ impl Shared {
     }
 
     pub(crate) fn set_heartbeat(&self, interval: Duration) {
-        self.heartbeat_ms.store(millis(interval).max(1), Ordering::Relaxed);
+        self.heartbeat_ms
+            .store(millis(interval).max(1), Ordering::Relaxed);
         self.heartbeat_changed.notify_waiters();
+        for door in self.doors.iter() {
+            door.mail.heartbeat();
+        }
     }
 
     pub(crate) fn is_draining(&self) -> bool {
@@ -180,11 +189,13 @@ impl Shared {
         &self.doors[shard % self.doors.len()]
     }
 
-    /// Operations in flight and waiting, over all shards.
-    pub(crate) fn operations(&self) -> usize {
+    /// Requests that wait, and operations in flight and waiting, over all shards.
+    pub(crate) fn under_way(&self) -> usize {
         self.doors
             .iter()
-            .map(|door| door.operations.load(Ordering::Acquire))
+            .map(|door| {
+                door.operations.load(Ordering::Acquire) + door.queue(true).length + door.queue(false).length
+            })
             .sum()
     }
 

@@ -91,7 +91,11 @@ mod tests {
                 3,
             );
         }
-        let at: Vec<_> = history.transitions().iter().map(|step| step.at.as_micros()).collect();
+        let at: Vec<_> = history
+            .transitions()
+            .iter()
+            .map(|step| step.at.as_micros())
+            .collect();
         assert_eq!(at, [17, 18, 19]);
     }
 }

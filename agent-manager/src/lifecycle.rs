@@ -60,7 +60,7 @@ pub(crate) enum Act {
     Attend,
     /// It no longer can.
     Leave,
-    /// Schedule its next start.
+    /// It no longer can, and its next start is to be scheduled.
     StartAgain,
     /// Forget everything about it.
     Forget,
@@ -68,7 +68,10 @@ pub(crate) enum Act {
 
 /// Whether telemetry can be collected in this phase. Without evidence the collection goes on: it may run.
 fn attended(phase: Phase) -> bool {
-    matches!(phase, Phase::Running | Phase::Paused | Phase::Updating | Phase::Unknown)
+    matches!(
+        phase,
+        Phase::Running | Phase::Paused | Phase::Updating | Phase::Unknown
+    )
 }
 
 /// The transition function.
@@ -111,7 +114,11 @@ fn next_phase(phase: Phase, trigger: Trigger) -> Next {
         (Trigger::EndedBadly, Creating | Running | Paused | Updating | Unknown) => Failed,
         _ => return Next::Stay,
     };
-    if moved == phase { Next::Stay } else { Next::To(moved) }
+    if moved == phase {
+        Next::Stay
+    } else {
+        Next::To(moved)
+    }
 }
 
 #[cfg(test)]

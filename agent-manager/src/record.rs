@@ -11,9 +11,9 @@ use std::time::Duration;
 use agent_api_driver::{Handle, Observed};
 use agent_api_manager::Operation;
 use agent_api_model::{
-    Condition, ControlAction, DeleteRequest, Evidence, ExitStatus, Generation, Guid, HealthCheck, HealthState,
-    Kind, Labels, LimitStatus, ObjectName, ObjectSpec, OpId, Phase, PlanAction, RequestId, Resources, Timestamp,
-    Verb,
+    Condition, ControlAction, DeleteRequest, Evidence, ExitStatus, Generation, Guid, HealthCheck,
+    HealthState, Kind, Labels, LimitStatus, ObjectName, ObjectSpec, OpId, Phase, PlanAction, RequestId,
+    Resources, Timestamp, Verb,
 };
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -171,7 +171,10 @@ impl What {
 
     /// Whether what the driver reports meanwhile may be of the thing before as well as of the one after.
     pub(crate) fn replaces(&self) -> bool {
-        matches!(self, Self::Start { .. } | Self::Update { .. } | Self::Restart { .. })
+        matches!(
+            self,
+            Self::Start { .. } | Self::Update { .. } | Self::Restart { .. }
+        )
     }
 }
 
@@ -197,6 +200,8 @@ pub(crate) struct Flight {
     pub(crate) since: Timestamp,
     pub(crate) retries: u32,
     pub(crate) last_error: Option<String>,
+    /// The phase before it was begun.
+    pub(crate) before: Phase,
     /// The core has it; otherwise it waits for its next try.
     pub(crate) running: bool,
 }
@@ -217,6 +222,15 @@ impl Object {
 
     pub(crate) fn facts(&self) -> Facts {
         Facts(self.facts.load(Ordering::SeqCst))
+    }
+
+    /// The facts that follow from a replayed phase. Whether what was running still does is not known yet.
+    pub(crate) fn publish_phase(&self, phase: Phase) {
+        self.publish(match phase {
+            Phase::Succeeded => Facts::SUCCEEDED,
+            Phase::Deleting => Facts::DELETING,
+            _ => 0,
+        });
     }
 
     /// Publishes the facts; whether they changed.
@@ -312,13 +326,20 @@ impl State {
         self.extra.as_ref()?.exit.as_ref()
     }
 
+    /// Whether its first start has not been begun.
+    pub(crate) fn waits_to_begin(&self) -> bool {
+        self.busy.as_ref().is_some_and(|busy| {
+            busy.queue
+                .iter()
+                .any(|intent| matches!(intent.what, What::Start { first: true, .. }))
+        })
+    }
+
     /// Gives back what an idle object does not need.
     pub(crate) fn trim(&mut self) {
-        if self
-            .busy
-            .as_ref()
-            .is_some_and(|busy| busy.flight.is_none() && busy.queue.is_empty() && !busy.held && busy.deferred.is_none())
-        {
+        if self.busy.as_ref().is_some_and(|busy| {
+            busy.flight.is_none() && busy.queue.is_empty() && !busy.held && busy.deferred.is_none()
+        }) {
             self.busy = None;
         }
     }
@@ -331,10 +352,24 @@ impl State {
             .chain(busy.queue.iter().map(|intent| &intent.what))
             .fold(self.phase, |phase, what| match (what, phase) {
                 (_, Phase::Deleting) | (What::Delete(_), _) => Phase::Deleting,
+                // Not begun, and nobody knows when it will be.
+                (What::Start { .. } | What::Restart { .. }, Phase::Pending) => Phase::Pending,
                 (What::Start { .. } | What::Restart { .. }, _) => Phase::Running,
                 (What::Update { .. }, Phase::Updating) => Phase::Running,
-                (What::Control { action: ControlAction::Pause {}, .. }, _) => Phase::Paused,
-                (What::Control { action: ControlAction::Resume {}, .. }, _) => Phase::Running,
+                (
+                    What::Control {
+                        action: ControlAction::Pause {},
+                        ..
+                    },
+                    _,
+                ) => Phase::Paused,
+                (
+                    What::Control {
+                        action: ControlAction::Resume {},
+                        ..
+                    },
+                    _,
+                ) => Phase::Running,
                 _ => phase,
             })
     }

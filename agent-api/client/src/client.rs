@@ -223,11 +223,7 @@ impl Client {
 
     /// The drivers and their kinds.
     pub async fn drivers(&self) -> Result<Vec<DriverView>> {
-        expect_body!(
-            self.one(Call::new(Verb::Drivers)).await?,
-            Verb::Drivers,
-            Drivers
-        )
+        expect_body!(self.one(Call::new(Verb::Drivers)).await?, Verb::Drivers, Drivers)
     }
 
     /// The JSON Schema of a whole object of a kind.
@@ -238,20 +234,17 @@ impl Client {
 
     /// Whether the agent can work.
     pub async fn health(&self) -> Result<HealthReport> {
-        expect_body!(
-            self.one(Call::new(Verb::Health)).await?,
-            Verb::Health,
-            Health
-        )
+        expect_body!(self.one(Call::new(Verb::Health)).await?, Verb::Health, Health)
     }
 
     /// The agent's own metrics, as Prometheus reads them.
     pub async fn metrics(&self) -> Result<String> {
         match self.send(&Call::named("metrics")).await? {
             Response::Text { body, .. } => Ok(String::from_utf8_lossy(&body).into_owned()),
-            Response::One { body, .. } => match crate::send::read_reply(&body)? {
-                other => Err(unexpected("metrics", &other)),
-            },
+            Response::One { body, .. } => {
+                let other = crate::send::read_reply(&body)?;
+                Err(unexpected("metrics", &other))
+            }
             Response::Stream(_) => Err(unexpected("metrics", &"a stream")),
         }
     }
@@ -269,11 +262,7 @@ impl Client {
 
     /// Tells the agent to read its configuration again. Returns what changed, a sentence each.
     pub async fn reload(&self) -> Result<Vec<String>> {
-        expect_body!(
-            self.one(Call::new(Verb::Reload)).await?,
-            Verb::Reload,
-            Reloaded
-        )
+        expect_body!(self.one(Call::new(Verb::Reload)).await?, Verb::Reload, Reloaded)
     }
 
     async fn done(&self, call: Call) -> Result<()> {

@@ -28,8 +28,11 @@ impl Client {
     /// `Unsupported` where this client has no reader.
     pub async fn subscribe(&self, pattern: &str, from: StartAt) -> Result<DeliveryStream> {
         let reader = self.reader.as_ref().ok_or_else(|| {
-            Error::new(ErrorKind::Unsupported, "this client was made without a reader of reports")
-                .with_operation("subscribe")
+            Error::new(
+                ErrorKind::Unsupported,
+                "this client was made without a reader of reports",
+            )
+            .with_operation("subscribe")
         })?;
         reader.subscribe(pattern, from).await
     }

@@ -28,6 +28,7 @@ mod send;
 mod streams;
 mod wait;
 
+pub use agent_api_bus_out::{Delivery, DeliveryStream, StartAt};
 pub use client::{Applied, Client, ClientConfig, ResultStream};
 pub use events::ObjectEvent;
 pub use wait::Until;

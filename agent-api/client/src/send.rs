@@ -115,9 +115,7 @@ impl Client {
     fn may_repeat(&self, call: &Call, error: &Error) -> bool {
         match error.kind() {
             ErrorKind::Busy => true,
-            ErrorKind::Unavailable => {
-                call.repeatable && (error.is_retryable() || self.config.wait_for_agent)
-            }
+            ErrorKind::Unavailable => call.repeatable && (error.is_retryable() || self.config.wait_for_agent),
             ErrorKind::Timeout => call.repeatable && error.is_retryable(),
             _ => false,
         }

@@ -40,7 +40,10 @@ impl Until {
     fn judge(self, view: &ObjectView) -> Verdict {
         let current = view.observed_generation >= view.generation;
         let ended = || {
-            let how = view.exit.as_ref().map_or(String::new(), |exit| format!(": {exit}"));
+            let how = view
+                .exit
+                .as_ref()
+                .map_or(String::new(), |exit| format!(": {exit}"));
             Verdict::Never(format!("it is {}{how}", view.phase))
         };
         match (self, view.phase) {
@@ -92,7 +95,10 @@ impl Client {
             Ok(result) => result,
             Err(_) => {
                 let now = last.map_or("nothing was heard of it".into(), |view: Arc<ObjectView>| {
-                    let stuck = view.operation.as_ref().and_then(|operation| operation.last_error.as_ref());
+                    let stuck = view
+                        .operation
+                        .as_ref()
+                        .and_then(|operation| operation.last_error.as_ref());
                     let why = stuck.map_or(String::new(), |error| format!(" ({error})"));
                     format!("it is {}{why}", view.phase)
                 });

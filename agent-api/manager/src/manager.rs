@@ -58,6 +58,13 @@ pub trait ManagerApi: Send + Sync + 'static {
     /// The view of an object. No waiting.
     fn view(&self, guid: Guid) -> Option<Arc<ObjectView>>;
 
+    /// The phase of an object and the revision of its evidence: what the heartbeat compares of each object, so a
+    /// manager that builds its views when asked should answer this without building one. No waiting.
+    fn known(&self, guid: Guid) -> Option<(Phase, u64)> {
+        let view = self.view(guid)?;
+        Some((view.phase, view.evidence.revision))
+    }
+
     /// The spec of an object. No waiting.
     fn spec(&self, guid: Guid) -> Option<Arc<ObjectSpec>>;
 

@@ -36,7 +36,9 @@ pub struct Problem {
 impl Node {
     /// All documents of a text; empty ones are left out.
     pub fn parse_all(text: &str) -> Result<Vec<Self>, Problem> {
+        // Only `true` and `false` are booleans: `no` is a country, and `y` a name.
         let options = serde_saphyr::options! {
+            strict_booleans: true,
             budget: serde_saphyr::budget! {
                 max_documents: 200_000,
                 max_events: 20_000_000,
@@ -46,13 +48,18 @@ impl Node {
         serde_saphyr::from_multiple_with_options(text, options).map_err(|error| Problem {
             line: error.location().map_or(0, |at| at.line()),
             path: String::new(),
-            message: first_line(&error.without_snippet().to_string()),
+            message: plain(&error.without_snippet().to_string()),
         })
     }
 
     /// A TOML document.
     pub fn parse_toml(text: &str) -> Result<Self, Problem> {
-        let line = |offset: usize| 1 + text.as_bytes()[..offset.min(text.len())].iter().filter(|b| **b == b'\n').count() as u64;
+        let line = |offset: usize| {
+            1 + text.as_bytes()[..offset.min(text.len())]
+                .iter()
+                .filter(|b| **b == b'\n')
+                .count() as u64
+        };
         let table = toml::de::DeTable::parse(text).map_err(|error| Problem {
             line: error.span().map_or(0, |span| line(span.start)),
             path: String::new(),
@@ -131,7 +138,7 @@ impl Node {
             let path = if path == "." { String::new() } else { path };
             Problem {
                 line: self.line_of(&path),
-                message: first_line(&error.into_inner().to_string()),
+                message: plain(&error.into_inner().to_string()),
                 path,
             }
         })
@@ -152,7 +159,11 @@ impl std::fmt::Display for Problem {
 
 fn toml_table(table: &toml::de::DeTable<'_>, line: &impl Fn(usize) -> u64) -> Body {
     let entries = table.iter().map(|(key, value)| {
-        (key.get_ref().to_string(), line(key.span().start), toml_value(value, line))
+        (
+            key.get_ref().to_string(),
+            line(key.span().start),
+            toml_value(value, line),
+        )
     });
     Body::Map(entries.collect())
 }
@@ -162,15 +173,19 @@ fn toml_value(value: &toml::Spanned<toml::de::DeValue<'_>>, line: &impl Fn(usize
     let body = match value.get_ref() {
         DeValue::String(text) => Body::Scalar(text.to_string().into()),
         DeValue::Boolean(value) => Body::Scalar((*value).into()),
-        DeValue::Integer(number) => Body::Scalar(match i64::from_str_radix(number.as_str(), number.radix()) {
-            Ok(number) => number.into(),
-            Err(_) => number.to_string().into(),
-        }),
+        DeValue::Integer(number) => {
+            Body::Scalar(match i64::from_str_radix(number.as_str(), number.radix()) {
+                Ok(number) => number.into(),
+                Err(_) => number.to_string().into(),
+            })
+        }
         DeValue::Float(number) => Body::Scalar(
-            number.as_str().parse::<f64>().ok().and_then(Number::from_f64).map_or_else(
-                || number.to_string().into(),
-                Value::Number,
-            ),
+            number
+                .as_str()
+                .parse::<f64>()
+                .ok()
+                .and_then(Number::from_f64)
+                .map_or_else(|| number.to_string().into(), Value::Number),
         ),
         DeValue::Datetime(at) => Body::Scalar(at.to_string().into()),
         DeValue::Array(items) => Body::List(items.iter().map(|item| toml_value(item, line)).collect()),
@@ -204,10 +219,54 @@ fn steps(path: &str) -> Vec<Step<'_>> {
     steps
 }
 
+/// What a parser says, in words for whoever wrote the document.
+pub(crate) fn plain(text: &str) -> String {
+    let text = first_line(text);
+    // The place is told beside the message.
+    let text = text
+        .rsplit_once(" at line ")
+        .map_or(text.as_str(), |(before, _)| before);
+    let text = text
+        .split_once(", set DuplicateKeyPolicy")
+        .map_or(text, |(before, _)| before);
+    if let Some((is, must)) = text
+        .strip_prefix("invalid type: ")
+        .and_then(|rest| rest.split_once(", expected "))
+    {
+        let must = match must {
+            "a sequence" => "a list",
+            "a string" => "text: put it in quotes, and give durations a unit, such as 10s",
+            "u8" | "u16" | "u32" | "u64" | "usize" | "i32" | "i64" => "a whole number",
+            "f64" => "a number",
+            must if must.starts_with("struct ") => "a map",
+            must => must,
+        };
+        let (what, rest) = is.split_once(' ').unwrap_or((is, ""));
+        let what = match what {
+            "sequence" => "a list",
+            "map" => "a map",
+            "unit" => return format!("is empty; must be {must}"),
+            "string" => "the text",
+            "integer" | "floating" => "the number",
+            other => other,
+        };
+        let rest = rest.strip_prefix("point ").unwrap_or(rest);
+        let is = format!("{what} {rest}");
+        let is = is.trim_end();
+        return format!("is {is}; must be {must}");
+    }
+    if let Some(field) = text.strip_prefix("missing field ") {
+        return format!("the field {field} is missing");
+    }
+    text.to_owned()
+}
+
 fn first_line(text: &str) -> String {
     let line = text.lines().next().unwrap_or_default();
     let cut: String = line.chars().take(400).collect();
-    cut.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    cut.chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect()
 }
 
 impl<'de> Deserialize<'de> for Node {
@@ -303,7 +362,14 @@ mod tests {
             nodes[0].to_value(),
             serde_json::json!({"a": 1, "b": {"c": ["x", "y"], "d": [{"e": 1}, {"e": "two"}]}})
         );
-        for (path, line) in [("a", 1), ("b", 2), ("b.c[1]", 3), ("b.d[1].e", 6), ("b.d[1].nope", 6), ("", 1)] {
+        for (path, line) in [
+            ("a", 1),
+            ("b", 2),
+            ("b.c[1]", 3),
+            ("b.d[1].e", 6),
+            ("b.d[1].nope", 6),
+            ("", 1),
+        ] {
             assert_eq!(nodes[0].line_of(path), line, "{path:?}");
         }
         assert_eq!(nodes[1].line_of("y"), 8);

@@ -24,7 +24,10 @@ pub const DENIED: u8 = 9;
 /// All codes with their meaning, for help texts and docs.
 pub const ALL: [(u8, &str); 10] = [
     (OK, "all is well"),
-    (FAILED, "refused or failed; `run`: forced to end, or not all could be written out"),
+    (
+        FAILED,
+        "refused or failed; `run`: forced to end, or not all could be written out",
+    ),
     (USAGE, "wrong command line"),
     (INVALID, "wrong configuration or object file; nothing was changed"),
     (STATE_DIR, "state directory locked by another agent, or unusable"),

@@ -55,7 +55,14 @@ struct Shape<'a> {
     items: Option<&'a Value>,
 }
 
-fn walk(root: &Value, schema: &Value, value: &Value, path: &str, depth: usize, unknown: &mut Vec<UnknownKey>) {
+fn walk(
+    root: &Value,
+    schema: &Value,
+    value: &Value,
+    path: &str,
+    depth: usize,
+    unknown: &mut Vec<UnknownKey>,
+) {
     if depth > 32 {
         return;
     }
@@ -83,7 +90,11 @@ fn walk_map(
     unknown: &mut Vec<UnknownKey>,
 ) {
     for (key, value) in map {
-        let at = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+        let at = if path.is_empty() {
+            key.clone()
+        } else {
+            format!("{path}.{key}")
+        };
         let known = shape.properties.iter().find(|(name, _)| name == key);
         if let Some((_, schema)) = known {
             walk(root, schema, value, &at, depth + 1, unknown);
@@ -119,15 +130,23 @@ fn collect<'a>(
     if depth > 16 {
         return;
     }
-    if let Some(target) = map.get("$ref").and_then(Value::as_str).and_then(|path| path.strip_prefix('#'))
+    if let Some(target) = map
+        .get("$ref")
+        .and_then(Value::as_str)
+        .and_then(|path| path.strip_prefix('#'))
         && let Some(schema) = root.pointer(target)
     {
         collect(root, schema, value, shape, closed, depth + 1);
     }
     if let Some(properties) = map.get("properties").and_then(Value::as_object) {
-        shape.properties.extend(properties.iter().map(|(name, schema)| (name.as_str(), schema)));
+        shape
+            .properties
+            .extend(properties.iter().map(|(name, schema)| (name.as_str(), schema)));
     }
-    match map.get("additionalProperties").or_else(|| map.get("unevaluatedProperties")) {
+    match map
+        .get("additionalProperties")
+        .or_else(|| map.get("unevaluatedProperties"))
+    {
         Some(Value::Bool(false)) => *closed = true,
         Some(schema @ Value::Object(_)) => shape.additional = Some(schema),
         _ => {}
@@ -159,18 +178,23 @@ mod tests {
     #[test]
     fn finds_keys_at_every_depth() {
         assert_eq!(
-            paths(json!({"kind": "process", "name": "a", "labels": {"any": "x"}, "restart": "always",
+            paths(
+                json!({"kind": "process", "name": "a", "labels": {"any": "x"}, "restart": "always",
                 "depends_on": [{"name": "b", "condition": "running"}],
-                "health": {"tcp": "localhost:1", "interval": "1s"}, "spec": {"command": ["x"]}})),
+                "health": {"tcp": "localhost:1", "interval": "1s"}, "spec": {"command": ["x"]}})
+            ),
             Vec::<String>::new()
         );
-        insta::assert_snapshot!(paths(json!({
-            "kind": "process", "name": "a", "lables": {},
-            "depends_on": [{"name": "b"}, {"nam": "c"}],
-            "restart": {"policy": "always", "backoff": {"strat": "1s"}},
-            "health": {"tcp": "localhost:1", "intervall": "1s"},
-            "resources": {"io": {"read": 1, "wriet": 2}, "zzz": 1},
-        })).join("\n"));
+        insta::assert_snapshot!(
+            paths(json!({
+                "kind": "process", "name": "a", "lables": {},
+                "depends_on": [{"name": "b"}, {"nam": "c"}],
+                "restart": {"policy": "always", "backoff": {"strat": "1s"}},
+                "health": {"tcp": "localhost:1", "intervall": "1s"},
+                "resources": {"io": {"read": 1, "wriet": 2}, "zzz": 1},
+            }))
+            .join("\n")
+        );
     }
 
     #[test]

@@ -23,7 +23,9 @@ impl LogHandle {
     /// Logs by this filter from now on. The error is one sentence.
     pub fn set_filter(&self, filter: &str) -> Result<(), String> {
         let filter = parse(filter)?;
-        self.filter.reload(filter).map_err(|error| format!("cannot change the log filter: {error}"))
+        self.filter
+            .reload(filter)
+            .map_err(|error| format!("cannot change the log filter: {error}"))
     }
 }
 
@@ -84,18 +86,22 @@ pub fn init(config: &LogConfig, file: Option<&Path>) -> Result<LogHandle, LogErr
     let colours = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let registry = tracing_subscriber::registry().with(filter);
     let started = if json {
-        registry.with(fmt::layer().json().flatten_event(true).with_writer(writer)).try_init()
+        registry
+            .with(fmt::layer().json().flatten_event(true).with_writer(writer))
+            .try_init()
     } else {
-        registry.with(fmt::layer().with_ansi(colours).with_writer(writer)).try_init()
+        registry
+            .with(fmt::layer().with_ansi(colours).with_writer(writer))
+            .try_init()
     };
     started.map_err(LogError::Taken)?;
     Ok(LogHandle { filter: handle })
 }
 
 fn parse(filter: &str) -> Result<EnvFilter, String> {
-    EnvFilter::builder()
-        .parse(filter)
-        .map_err(|error| format!("{filter:?} is not a filter; write for example info or info,agent_core=debug ({error})"))
+    EnvFilter::builder().parse(filter).map_err(|error| {
+        format!("{filter:?} is not a filter; write for example info or info,agent_core=debug ({error})")
+    })
 }
 
 #[cfg(test)]
@@ -106,6 +112,10 @@ mod tests {
     fn filters_are_checked() {
         assert!(check_filter("info").is_ok());
         assert!(check_filter("warn,agent_core=debug").is_ok());
-        assert!(check_filter("info,agent_core=loud").unwrap_err().contains("not a filter"));
+        assert!(
+            check_filter("info,agent_core=loud")
+                .unwrap_err()
+                .contains("not a filter")
+        );
     }
 }

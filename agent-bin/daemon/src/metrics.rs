@@ -87,7 +87,15 @@ impl MetricReader for SharedReader {
 /// The Prometheus name: what is not a letter, digit or `_` becomes `_`; unit and `total` are appended.
 fn name_of(metric: &Metric) -> String {
     let clean = |text: &str| -> String {
-        text.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '_' }).collect()
+        text.chars()
+            .map(|c| {
+                if c.is_ascii_alphanumeric() || c == '_' {
+                    c
+                } else {
+                    '_'
+                }
+            })
+            .collect()
     };
     let mut name = clean(metric.name());
     if name.starts_with(|c: char| c.is_ascii_digit()) {
@@ -146,31 +154,57 @@ fn write_data<T: Copy + std::fmt::Display>(
     // Writing to a string cannot fail.
     if first {
         if !description.is_empty() {
-            let _ = writeln!(text, "# HELP {name} {}", description.replace('\\', "\\\\").replace('\n', "\\n"));
+            let _ = writeln!(
+                text,
+                "# HELP {name} {}",
+                description.replace('\\', "\\\\").replace('\n', "\\n")
+            );
         }
         let _ = writeln!(text, "# TYPE {name} {kind}");
     }
     match data {
         MetricData::Gauge(gauge) => {
             for point in gauge.data_points() {
-                let _ = writeln!(text, "{name}{} {}", labels(point.attributes(), None), point.value());
+                let _ = writeln!(
+                    text,
+                    "{name}{} {}",
+                    labels(point.attributes(), None),
+                    point.value()
+                );
             }
         }
         MetricData::Sum(sum) => {
             for point in sum.data_points() {
-                let _ = writeln!(text, "{name}{} {}", labels(point.attributes(), None), point.value());
+                let _ = writeln!(
+                    text,
+                    "{name}{} {}",
+                    labels(point.attributes(), None),
+                    point.value()
+                );
             }
         }
         MetricData::Histogram(histogram) => {
             for point in histogram.data_points() {
-                let bounds = point.bounds().map(|bound| bound.to_string()).chain(["+Inf".to_owned()]);
+                let bounds = point
+                    .bounds()
+                    .map(|bound| bound.to_string())
+                    .chain(["+Inf".to_owned()]);
                 let mut count = 0;
                 for (bound, bucket) in bounds.zip(point.bucket_counts()) {
                     count += bucket;
-                    let _ = writeln!(text, "{name}_bucket{} {count}", labels(point.attributes(), Some(&bound)));
+                    let _ = writeln!(
+                        text,
+                        "{name}_bucket{} {count}",
+                        labels(point.attributes(), Some(&bound))
+                    );
                 }
                 let plain = labels(point.attributes(), None);
-                let _ = writeln!(text, "{name}_sum{plain} {}\n{name}_count{plain} {}", point.sum(), point.count());
+                let _ = writeln!(
+                    text,
+                    "{name}_sum{plain} {}\n{name}_count{plain} {}",
+                    point.sum(),
+                    point.count()
+                );
             }
         }
         MetricData::ExponentialHistogram(_) => {}
@@ -186,7 +220,12 @@ fn labels<'a>(attributes: impl Iterator<Item = &'a KeyValue>, bound: Option<&str
                 .chars()
                 .map(|c| if c.is_ascii_alphanumeric() { c } else { '_' })
                 .collect();
-            let value = pair.value.to_string().replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+            let value = pair
+                .value
+                .to_string()
+                .replace('\\', "\\\\")
+                .replace('"', "\\\"")
+                .replace('\n', "\\n");
             format!("{key}=\"{value}\"")
         })
         .collect();
@@ -214,9 +253,19 @@ mod tests {
             .u64_counter("agent.requests")
             .with_description("Requests taken.")
             .build();
-        requests.add(3, &[KeyValue::new("verb", "create"), KeyValue::new("error.type", "a\"b")]);
+        requests.add(
+            3,
+            &[
+                KeyValue::new("verb", "create"),
+                KeyValue::new("error.type", "a\"b"),
+            ],
+        );
         meter.i64_up_down_counter("agent.objects").build().add(-2, &[]);
-        meter.f64_gauge("agent.room").with_unit("1").build().record(0.5, &[]);
+        meter
+            .f64_gauge("agent.room")
+            .with_unit("1")
+            .build()
+            .record(0.5, &[]);
         let latency = meter
             .f64_histogram("agent.commit.duration")
             .with_unit("s")

@@ -41,7 +41,11 @@ fn under(variable: &str, fallback: &str) -> Option<PathBuf> {
     std::env::var_os(variable)
         .map(PathBuf::from)
         .and_then(absolute)
-        .or_else(|| std::env::home_dir().and_then(absolute).map(|home| home.join(fallback)))
+        .or_else(|| {
+            std::env::home_dir()
+                .and_then(absolute)
+                .map(|home| home.join(fallback))
+        })
         .map(|dir| dir.join("agent"))
 }
 
@@ -56,7 +60,13 @@ fn label(text: &str) -> agent_api_model::AgentId {
     let first = text.split('.').next().unwrap_or_default();
     let cleaned: String = first
         .chars()
-        .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' })
+        .map(|c| {
+            if c.is_ascii_alphanumeric() {
+                c.to_ascii_lowercase()
+            } else {
+                '-'
+            }
+        })
         .take(63)
         .collect();
     agent_api_model::AgentId::new(cleaned.trim_matches('-'))

@@ -14,9 +14,10 @@ Examples:
   agent run --config /etc/agent/agent.toml --http 7700
   agent run --state-dir /tmp/try --stop-objects
 
-Ctrl-C or SIGTERM ends it in order, within the deadline; a second one forces. Objects go on and are adopted at the
-next start, unless --stop-objects is given. SIGHUP reads the configuration again. On a terminal it shows a live table;
-its log then goes to agent.log in the state directory.")]
+Ctrl-C or SIGTERM ends it in order, within the deadline; a second one forces.
+Objects go on and are adopted at the next start, unless --stop-objects is given.
+SIGHUP reads the configuration again. On a terminal it shows a live table; its
+log then goes to agent.log in the state directory.")]
 pub(crate) struct RunArgs {
     /// Object files or directories to apply once the agent is ready
     #[arg(long, value_name = "FILE", num_args = 1..)]
@@ -281,7 +282,12 @@ pub(crate) struct MonitorArgs {
     #[arg(long, short = 'l', value_name = "SELECTOR", conflicts_with = "name")]
     pub(crate) selector: Option<Selector>,
     /// What to show: metrics, logs, traces
-    #[arg(long, value_name = "SIGNALS", value_delimiter = ',', default_value = "metrics")]
+    #[arg(
+        long,
+        value_name = "SIGNALS",
+        value_delimiter = ',',
+        default_value = "metrics"
+    )]
     pub(crate) signals: Vec<Signal>,
     /// How often
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_duration)]
@@ -301,7 +307,8 @@ Examples:
   agent exec web -- env
   echo 'select 1' | agent exec db -- psql
 
-No shell is involved; write `-- sh -c '…'` for one. The exit code is the command's; 128 + n where signal n ended it.")]
+No shell is involved; write `-- sh -c '…'` for one. What is piped in is passed on.
+The exit code is the command's own; 128 + n where signal n ended it.")]
 pub(crate) struct ExecArgs {
     /// Name or GUID of the object
     #[arg(value_name = "NAME")]
@@ -338,7 +345,8 @@ pub(crate) struct DrainArgs {
 Examples:
   agent check /etc/agent/agent.toml
 
-Environment variables that `agent run` would read are checked too. Nothing is built, opened or reached.")]
+Environment variables that `agent run` would read are checked too.
+Nothing is built, opened or reached.")]
 pub(crate) struct CheckArgs {
     /// Configuration file, TOML or YAML
     #[arg(value_name = "CONFIG")]
@@ -347,7 +355,9 @@ pub(crate) struct CheckArgs {
 
 /// `completions`
 #[derive(Clone, Debug, Args)]
-#[command(after_help = "Examples:\n  agent completions bash > ~/.local/share/bash-completion/completions/agent")]
+#[command(
+    after_help = "Examples:\n  agent completions bash > ~/.local/share/bash-completion/completions/agent"
+)]
 pub(crate) struct CompletionsArgs {
     /// The shell
     #[arg(value_name = "SHELL")]

@@ -6,9 +6,9 @@ mod global;
 use clap::{Parser, Subcommand};
 
 pub(crate) use commands::{
-    ApplyArgs, CheckArgs, CompletionsArgs, ControlArgs, DeleteArgs, DrainArgs, EventsArgs, ExecArgs, GetArgs, LogsArgs,
-    MonitorArgs, NameArgs, PlanArgs, ResizeArgs, RestartArgs, RunArgs, ScaleArgs, SchemaArgs, SignalArgs, Targets,
-    WaitArgs,
+    ApplyArgs, CheckArgs, CompletionsArgs, ControlArgs, DeleteArgs, DrainArgs, EventsArgs, ExecArgs, GetArgs,
+    LogsArgs, MonitorArgs, NameArgs, PlanArgs, ResizeArgs, RestartArgs, RunArgs, ScaleArgs, SchemaArgs,
+    SignalArgs, Targets, WaitArgs,
 };
 pub(crate) use global::{Global, OutputFormat};
 

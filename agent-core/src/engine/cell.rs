@@ -1,22 +1,20 @@
-//! One driver as the engine sees it: its cap, its breaker, its calls in flight, its health.
+//! One driver as the engine sees it: its cap, its calls in flight, its health.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use agent_api::driver::ObjectDriver;
+use agent_api::driver::{Capabilities, ObjectDriver};
 use agent_api::manager::{Action, Lane, Operation};
-use agent_api::model::{DriverName, DriverState, ErrorKind, ObjectName, ShardId, Verb, format_duration};
+use agent_api::model::{DriverName, DriverState, ObjectName, ShardId, Verb};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::door::Door;
 use crate::guard::guarded_now;
 
-/// Failures in a row, without a success since the failed call began, that open the breaker.
-const BREAK_AFTER: u32 = 8;
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// Objects in one `observe` where the driver names no bound.
+const CHUNK: usize = 4_096;
 /// A call that takes longer than this, and than the grace it was given, is a problem worth telling.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// What a delete without a grace of its own is given before it counts as slow.
@@ -30,6 +28,8 @@ pub(crate) struct DriverCell {
     max: usize,
     /// So many of them are kept for the control lane.
     reserve: usize,
+    /// At most so many objects in one `observe` or `recover`.
+    pub(crate) chunk: usize,
     doors: Arc<[Arc<Door>]>,
     gate: Mutex<Gate>,
     health: Mutex<Health>,
@@ -42,7 +42,6 @@ struct Gate {
     serial: u64,
     /// Shards that wait for room, by lane.
     waiting: [VecDeque<ShardId>; 2],
-    breaker: Breaker,
 }
 
 struct Call {
@@ -52,30 +51,12 @@ struct Call {
     patience: Duration,
 }
 
-#[derive(Default)]
-struct Breaker {
-    failures: u32,
-    last_success: Option<Instant>,
-    pause: Duration,
-    open_until: Option<Instant>,
-}
-
 struct Health {
     state: DriverState,
     /// Why its events are not heard any more.
     deaf: Option<String>,
     /// Why the last `observe` failed.
     blind: Option<String>,
-}
-
-/// What an operation is told at the gate.
-pub(crate) enum Entry {
-    /// Go on; the permit is held until the call has truly ended.
-    Go(Permit),
-    /// No room: the shard gets mail when there is.
-    Wait,
-    /// The driver has failed too often in a row; it is left alone this long.
-    Closed(Duration),
 }
 
 /// Room for one call. Given back by drop.
@@ -91,7 +72,6 @@ pub(crate) struct Load {
     pub(crate) oldest: Option<OldestCall>,
     /// Calls that take longer than they should: the oldest one, and how many.
     pub(crate) slow: Option<(OldestCall, usize)>,
-    pub(crate) open_for: Option<Duration>,
 }
 
 /// A call in flight.
@@ -106,16 +86,20 @@ impl DriverCell {
     /// A cell with the driver's own cap, or with `default_max` where it names none.
     pub(crate) fn new(driver: Arc<dyn ObjectDriver>, default_max: usize, doors: Arc<[Arc<Door>]>) -> Self {
         let info = driver.info();
-        let max = info
-            .kinds
-            .iter()
-            .filter_map(|kind| driver.capabilities(kind))
-            .map(|capabilities| capabilities.max_in_flight)
-            .filter(|max| *max > 0)
-            .min()
+        // Of several kinds the strictest counts; 0 says nothing.
+        let least = |number: fn(&Capabilities) -> usize| {
+            info.kinds
+                .iter()
+                .filter_map(|kind| driver.capabilities(kind))
+                .map(number)
+                .filter(|number| *number > 0)
+                .min()
+        };
+        let max = least(|capabilities| capabilities.max_in_flight)
             .unwrap_or(default_max)
             .max(1);
         Self {
+            chunk: least(|capabilities| capabilities.batch_size).unwrap_or(CHUNK),
             name: info.name.clone(),
             max,
             reserve: if max > 1 { (max / 4).max(1) } else { 0 },
@@ -130,21 +114,16 @@ impl DriverCell {
         }
     }
 
-    /// Asks for room for an operation.
-    pub(crate) fn enter(self: &Arc<Self>, operation: &Operation, shard: ShardId) -> Entry {
-        let now = Instant::now();
+    /// Asks for room for an operation; where there is none, the shard gets mail when there is. The permit is held until
+    /// the call has truly ended.
+    pub(crate) fn enter(self: &Arc<Self>, operation: &Operation, shard: ShardId) -> Option<Permit> {
         let mut gate = self.gate.lock();
-        if operation.lane == Lane::Ordinary
-            && let Some(left) = gate.breaker.holds_off(now)
-        {
-            return Entry::Closed(left);
-        }
         if gate.calls.len() >= self.limit(operation.lane) {
             let waiting = &mut gate.waiting[lane_index(operation.lane)];
             if !waiting.contains(&shard) {
                 waiting.push_back(shard);
             }
-            return Entry::Wait;
+            return None;
         }
         let serial = gate.serial;
         gate.serial += 1;
@@ -153,11 +132,11 @@ impl DriverCell {
             Call {
                 name: operation.name.clone(),
                 verb: operation.action.verb(),
-                since: now,
+                since: Instant::now(),
                 patience: patience(&operation.action),
             },
         );
-        Entry::Go(Permit {
+        Some(Permit {
             cell: Arc::clone(self),
             serial,
         })
@@ -190,16 +169,6 @@ impl DriverCell {
         }
     }
 
-    /// Notes how an operation that began then has ended; tells the breaker.
-    pub(crate) fn ended(&self, began: Instant, error: Option<ErrorKind>) {
-        let mut gate = self.gate.lock();
-        match error {
-            Some(ErrorKind::Timeout | ErrorKind::Unavailable) => gate.breaker.failed(began),
-            Some(ErrorKind::Internal) => {}
-            _ => gate.breaker.succeeded(),
-        }
-    }
-
     /// How busy it is now.
     pub(crate) fn load(&self) -> Load {
         let now = Instant::now();
@@ -218,7 +187,6 @@ impl DriverCell {
             in_flight: gate.calls.len(),
             oldest: gate.calls.values().next().map(shown),
             slow: slow.first().map(|call| (shown(call), slow.len())),
-            open_for: gate.breaker.open_for(now),
         }
     }
 
@@ -298,13 +266,6 @@ impl DriverCell {
                 call.name,
             ));
         }
-        if let Some(left) = load.open_for {
-            problems.push(format!(
-                "driver {} failed {BREAK_AFTER} times in a row and is left alone for {}",
-                self.name,
-                format_duration(Duration::from_secs(left.as_secs() + 1)),
-            ));
-        }
         problems
     }
 }
@@ -317,41 +278,6 @@ impl Drop for Permit {
             self.cell.next_waiting(&mut gate)
         };
         self.cell.wake(next);
-    }
-}
-
-impl Breaker {
-    fn failed(&mut self, began: Instant) {
-        if self.last_success.is_some_and(|at| at >= began) {
-            // Others were served meanwhile: it is this object's trouble, not the driver's.
-            return;
-        }
-        self.failures += 1;
-        if self.failures >= BREAK_AFTER {
-            self.pause = (self.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
-            self.open_until = Some(Instant::now() + self.pause);
-        }
-    }
-
-    fn succeeded(&mut self) {
-        *self = Self {
-            last_success: Some(Instant::now()),
-            ..Self::default()
-        };
-    }
-
-    /// Whether a call must wait; where the pause is over, this one may try and the others wait for what becomes of it.
-    fn holds_off(&mut self, now: Instant) -> Option<Duration> {
-        let until = self.open_until?;
-        if until > now {
-            return Some(until - now);
-        }
-        self.open_until = Some(now + self.pause);
-        None
-    }
-
-    fn open_for(&self, now: Instant) -> Option<Duration> {
-        self.open_until.map(|until| until.saturating_duration_since(now))
     }
 }
 

@@ -62,6 +62,8 @@ pub(crate) struct Notes {
     pub(crate) dependencies: HashSet<Guid>,
     /// These drivers have room for another call.
     pub(crate) room: HashSet<DriverName>,
+    /// The heartbeat interval has changed.
+    pub(crate) heartbeat: bool,
 }
 
 impl Mail {
@@ -75,9 +77,14 @@ impl Mail {
         self.arrived.notify_one();
     }
 
+    pub(crate) fn heartbeat(&self) {
+        self.notes.lock().heartbeat = true;
+        self.arrived.notify_one();
+    }
+
     pub(crate) fn take(&self) -> Option<Notes> {
         let mut notes = self.notes.lock();
-        if notes.dependencies.is_empty() && notes.room.is_empty() {
+        if notes.dependencies.is_empty() && notes.room.is_empty() && !notes.heartbeat {
             return None;
         }
         Some(std::mem::take(&mut *notes))
@@ -116,7 +123,10 @@ impl Door {
                 self.refused.fetch_add(1, Ordering::Relaxed);
                 Error::new(
                     ErrorKind::Busy,
-                    format!("{} requests wait already; nothing was taken in", queue.max_capacity()),
+                    format!(
+                        "{} requests wait already; nothing was taken in",
+                        queue.max_capacity()
+                    ),
                 )
                 .with_operation("submit")
                 .retry_after(Duration::from_millis(50))
@@ -130,7 +140,11 @@ impl Door {
         QueueInfo {
             length: queue.max_capacity() - queue.capacity(),
             capacity: queue.max_capacity(),
-            dropped: if control { 0 } else { self.refused.load(Ordering::Relaxed) },
+            dropped: if control {
+                0
+            } else {
+                self.refused.load(Ordering::Relaxed)
+            },
         }
     }
 

@@ -52,7 +52,8 @@ impl<K: Copy + Eq + Hash> Wheel<K> {
         }
     }
 
-    pub(crate) fn len(&self) -> usize {
+    #[cfg(test)]
+    fn len(&self) -> usize {
         self.index.len()
     }
 

@@ -80,14 +80,14 @@ impl BusRpcClient {
         let method = format!("{}.ctl.{method}", self.config.root);
         let payload = serde_json::to_vec(payload)
             .map_err(|error| Error::internal("cannot write a registration as JSON").with_source(error))?;
-        match self
-            .call(&method, payload.into(), self.config.call_timeout)
-            .await
-        {
+        match self.call(&method, payload.into(), self.config.call_timeout).await {
             Ok(_) => Ok(()),
             Err(error) if error.kind() == ErrorKind::Unsupported => {
                 self.has_registry.store(false, Ordering::Relaxed);
-                tracing::debug!(bus = self.bus.name(), "the bus has no registry of methods; they stay local");
+                tracing::debug!(
+                    bus = self.bus.name(),
+                    "the bus has no registry of methods; they stay local"
+                );
                 Ok(())
             }
             Err(error) => Err(error.with_operation(method)),
@@ -247,14 +247,20 @@ mod tests {
             let payload: serde_json::Value = serde_json::from_str(&calls[0].1).unwrap();
             assert_eq!(payload["agent"], "a1");
             assert_eq!(payload["objects"][0]["guid"], guid.to_string());
-            assert_eq!(payload["objects"][0]["methods"], serde_json::json!(["describe", "pause"]));
+            assert_eq!(
+                payload["objects"][0]["methods"],
+                serde_json::json!(["describe", "pause"])
+            );
         }
         *bus.answer.lock().unwrap() = Some(ErrorKind::Unavailable);
         for _ in 0..2 {
             let error = client.register(&[registration(guid)]).await.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Unavailable);
         }
-        assert!(client.methods(guid).is_some(), "the table does not wait for the bus");
+        assert!(
+            client.methods(guid).is_some(),
+            "the table does not wait for the bus"
+        );
     }
 
     #[tokio::test(start_paused = true)]

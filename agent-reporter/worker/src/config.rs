@@ -34,7 +34,8 @@ pub struct WorkerConfig {
     pub agent: AgentId,
     /// Where telemetry goes whose lease names no topic.
     pub topics: SignalTopics,
-    /// Room for telemetry, in bytes: three quarters for log lines, one for metrics and spans. 8 MiB by default.
+    /// Room for telemetry, in bytes: log lines may take up to three quarters of it, metrics and spans too. 8 MiB by
+    /// default.
     pub telemetry_bytes: usize,
     /// Room for lifecycle events and heartbeats, in bytes. 8 MiB by default.
     pub event_bytes: usize,
@@ -71,15 +72,5 @@ impl WorkerConfig {
             backoff_max: Duration::from_secs(5),
             retry_for: Duration::from_secs(15 * 60),
         }
-    }
-
-    /// Room for log lines.
-    pub(crate) fn log_bytes(&self) -> usize {
-        self.telemetry_bytes / 4 * 3
-    }
-
-    /// Room for metrics and spans.
-    pub(crate) fn value_bytes(&self) -> usize {
-        self.telemetry_bytes - self.log_bytes()
     }
 }

@@ -11,6 +11,9 @@ use tokio::time::Instant;
 
 use crate::config::WorkerConfig;
 
+/// The beginning of the reason where the bus refused a message for good.
+pub(crate) const REFUSED: &str = "refused: ";
+
 /// What became of messages.
 #[derive(Debug, Default)]
 pub(crate) struct Delivered {
@@ -78,7 +81,7 @@ pub(crate) async fn deliver(
             Err(error) => {
                 tried(&error);
                 if end - at == 1 {
-                    let reason = format!("refused: {}", error.kind());
+                    let reason = format!("{REFUSED}{}", error.kind());
                     delivered.given_up.push((at, reason.into()));
                     at = end;
                 } else {

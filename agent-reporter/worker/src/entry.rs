@@ -41,15 +41,6 @@ impl Records {
             Self::Traces(records) => split(records, limit, span_bytes, Self::Traces),
         }
     }
-
-    /// The size of all of it in memory.
-    pub(crate) fn bytes(&self) -> usize {
-        match self {
-            Self::Metrics(records) => records.iter().map(metric_bytes).sum(),
-            Self::Logs(records) => records.iter().map(log_bytes).sum(),
-            Self::Traces(records) => records.iter().map(span_bytes).sum(),
-        }
-    }
 }
 
 /// One message of telemetry that waits.

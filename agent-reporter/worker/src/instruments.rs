@@ -1,6 +1,5 @@
 //! The worker's own numbers, through the OpenTelemetry API; the daemon picks where they go.
 
-use std::borrow::Cow;
 use std::sync::Weak;
 
 use opentelemetry::KeyValue;
@@ -39,9 +38,9 @@ impl Instruments {
         }
     }
 
-    pub(crate) fn lost(&self, count: u64, signal: &Cow<'static, str>) {
+    pub(crate) fn lost(&self, count: u64, signal: &str) {
         self.lost
-            .add(count, &[KeyValue::new("signal", signal.to_string())]);
+            .add(count, &[KeyValue::new("signal", signal.to_owned())]);
     }
 
     /// Shows the bytes that wait, as long as the worker lives.

@@ -31,6 +31,11 @@ impl<T> Lane<T> {
         }
     }
 
+    /// Gives it more or less room; what is in it stays.
+    pub(crate) fn set_capacity(&mut self, capacity: usize) {
+        self.capacity = capacity;
+    }
+
     /// Bytes that wait or are being written.
     pub(crate) fn bytes(&self) -> usize {
         self.waiting_bytes + self.in_flight.map_or(0, |(_, bytes)| bytes)
@@ -85,14 +90,19 @@ impl<T> Lane<T> {
 
     /// Takes the oldest items to be written: at least one where there is one, at most `items`, about `bytes`.
     pub(crate) fn take(&mut self, items: usize, bytes: usize) -> Vec<T> {
-        debug_assert!(self.in_flight.is_none(), "what was taken before must be done first");
+        debug_assert!(
+            self.in_flight.is_none(),
+            "what was taken before must be done first"
+        );
         let mut taken = Vec::new();
         let mut taken_bytes = 0;
         while let Some(front) = self.waiting.front() {
             if !taken.is_empty() && (taken.len() >= items || taken_bytes + front.bytes > bytes) {
                 break;
             }
-            let Some(item) = self.waiting.pop_front() else { break };
+            let Some(item) = self.waiting.pop_front() else {
+                break;
+            };
             self.waiting_bytes -= item.bytes;
             taken_bytes += item.bytes;
             let first = self.in_flight.map_or(item.number, |(number, _)| number);

@@ -39,34 +39,52 @@ pub struct LossReport {
     pub last: Option<u64>,
 }
 
+/// A loss that is not told yet.
+#[derive(Debug)]
+struct Pending {
+    /// Its number, once somebody tried to tell it: a repeat has the same, so nothing is added to it any more.
+    number: Option<u64>,
+    topic: Topic,
+    loss: LossReport,
+}
+
 /// What was lost and is not told yet, and the totals.
 #[derive(Debug, Default)]
 pub(crate) struct Losses {
-    pending: VecDeque<(Topic, LossReport)>,
+    pending: VecDeque<Pending>,
     in_flight: bool,
     totals: BTreeMap<String, u64>,
-    told: u64,
+    numbered: u64,
 }
 
 impl Losses {
     /// Counts a loss, and has it told.
     pub(crate) fn add(&mut self, topic: &Topic, loss: LossReport) {
         let known = self.totals.contains_key(&*loss.reason);
-        let reason = if known || self.totals.len() < MAX_REASONS { &*loss.reason } else { MANY };
+        let reason = if known || self.totals.len() < MAX_REASONS {
+            &*loss.reason
+        } else {
+            MANY
+        };
         let total = self.totals.entry(reason.to_owned()).or_default();
         *total = total.saturating_add(loss.count);
         self.tell(topic, loss);
     }
 
-    /// Has a loss told that was counted before.
-    pub(crate) fn tell(&mut self, topic: &Topic, loss: LossReport) {
-        let same = |known: &&mut (Topic, LossReport)| {
-            let (known_topic, known) = &**known;
-            (known_topic, known.lease, known.guid, &known.signal, &known.reason)
-                == (topic, loss.lease, loss.guid, &loss.signal, &loss.reason)
+    fn tell(&mut self, topic: &Topic, loss: LossReport) {
+        let same = |pending: &&mut Pending| {
+            let known = &pending.loss;
+            pending.number.is_none()
+                && (
+                    &pending.topic,
+                    known.lease,
+                    known.guid,
+                    &known.signal,
+                    &known.reason,
+                ) == (topic, loss.lease, loss.guid, &loss.signal, &loss.reason)
         };
         // Drops come in runs, so the entry to go on with is nearly always among the last.
-        if let Some((_, known)) = self.pending.iter_mut().rev().take(64).find(same)
+        if let Some(Pending { loss: known, .. }) = self.pending.iter_mut().rev().take(64).find(same)
             && goes_on(known, &loss)
         {
             known.count = known.count.saturating_add(loss.count);
@@ -74,43 +92,60 @@ impl Losses {
             return;
         }
         if self.pending.len() < MAX_PENDING {
-            self.pending.push_back((topic.clone(), loss));
+            self.pending.push_back(Pending {
+                number: None,
+                topic: topic.clone(),
+                loss,
+            });
             return;
         }
-        let same_topic = self.pending.iter_mut().find(|(known, _)| known == topic);
-        if let Some((_, known)) = same_topic {
+        let open = |pending: &&mut Pending| pending.number.is_none();
+        let same_topic = |pending: &&mut Pending| open(pending) && pending.topic == *topic;
+        if let Some(Pending { loss: known, .. }) = self.pending.iter_mut().find(same_topic) {
             known.count = known.count.saturating_add(loss.count);
             if known.signal != loss.signal || known.lease != loss.lease || known.reason != loss.reason {
                 (known.lease, known.guid, known.reason) = (None, None, MANY.into());
                 (known.first, known.last) = (None, None);
             }
-        } else if let Some((oldest, known)) = self.pending.front_mut() {
+        } else if let Some(other) = self.pending.iter_mut().rev().find(open) {
             // More topics than entries: at least the number is right, on a topic of this agent.
-            tracing::warn!(topic = %topic, "more topics with losses than can be kept apart; told on {oldest}");
+            tracing::warn!(%topic, told_on = %other.topic, "more losses than can be kept apart by topic");
+            let known = &mut other.loss;
             known.count = known.count.saturating_add(loss.count);
             (known.lease, known.guid, known.reason) = (None, None, MANY.into());
+            (known.first, known.last) = (None, None);
         }
     }
 
-    /// Takes what is to be told, oldest first.
+    /// Has a loss told again that could not be told.
+    pub(crate) fn put_back(&mut self, number: u64, topic: Topic, loss: LossReport) {
+        self.pending.push_front(Pending {
+            number: Some(number),
+            topic,
+            loss,
+        });
+    }
+
+    /// Takes what is to be told, oldest first, with the number of each.
     pub(crate) fn take(&mut self, most: usize) -> Vec<(u64, Topic, LossReport)> {
         let count = most.min(self.pending.len());
         self.in_flight = count > 0;
-        let first = self.told;
-        self.told += count as u64;
-        (first..)
-            .zip(self.pending.drain(..count))
-            .map(|(number, (topic, loss))| (number, topic, loss))
+        let numbered = &mut self.numbered;
+        self.pending
+            .drain(..count)
+            .map(|pending| {
+                let number = pending.number.unwrap_or_else(|| {
+                    *numbered += 1;
+                    *numbered
+                });
+                (number, pending.topic, pending.loss)
+            })
             .collect()
     }
 
     /// What was taken is told.
     pub(crate) fn done(&mut self) {
         self.in_flight = false;
-    }
-
-    pub(crate) fn has_pending(&self) -> bool {
-        !self.pending.is_empty()
     }
 
     pub(crate) fn all_told(&self) -> bool {
@@ -160,7 +195,7 @@ mod tests {
             .into_iter()
             .map(|(number, _, loss)| (number, loss.first, loss.last, loss.count))
             .collect();
-        assert_eq!(told, [(0, Some(1), Some(5), 30), (1, Some(7), Some(8), 20)]);
+        assert_eq!(told, [(1, Some(1), Some(5), 30), (2, Some(7), Some(8), 20)]);
         assert!(!losses.all_told());
         losses.done();
         assert!(losses.all_told());

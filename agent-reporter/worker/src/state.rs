@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use agent_api_model::{Envelope, Guid, Lease, LeaseId, Signal, TelemetryBatch, Timestamp, Topic};
+use agent_api_model::{Envelope, Lease, LeaseId, MetricValue, Signal, TelemetryBatch, Timestamp, Topic};
 use agent_reporter_rpc_client::Message;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -46,9 +46,25 @@ pub(crate) struct State {
     pub(crate) logs: Lane<Entry>,
     pub(crate) registry: VecDeque<Change>,
     pub(crate) losses: Losses,
+    /// What is lost of the telemetry being written should the task end now.
+    pub(crate) writing: Vec<(Topic, LossReport)>,
+    /// The topics of the events being written.
+    pub(crate) writing_events: Vec<Topic>,
     /// The last message number of each lease and signal.
     pub(crate) sequences: HashMap<(LeaseId, Signal), u64>,
     pub(crate) closed: bool,
+}
+
+impl State {
+    /// Shares the room for telemetry: each lane may have what the other leaves, but never the last quarter. So a flood
+    /// of lines leaves room for metrics, and the other way round.
+    fn share_room(&mut self, all: usize) {
+        let most = all / 4 * 3;
+        self.values
+            .set_capacity(most.min(all.saturating_sub(self.logs.bytes())));
+        self.logs
+            .set_capacity(most.min(all.saturating_sub(self.values.bytes())));
+    }
 }
 
 /// How far a flush must come.
@@ -60,16 +76,19 @@ pub(crate) struct Mark {
 
 impl Shared {
     pub(crate) fn new(config: WorkerConfig) -> Self {
-        let run = uuid::Uuid::new_v4().simple().to_string();
+        let run = LeaseId::generate().0.simple().to_string();
         Self {
             source: format!("/agents/{}", config.agent),
-            run: run[..8].to_owned(),
+            // The end of a UUIDv7 is random.
+            run: run[24..].to_owned(),
             state: Mutex::new(State {
                 events: Lane::new(config.event_bytes),
-                values: Lane::new(config.value_bytes()),
-                logs: Lane::new(config.log_bytes()),
+                values: Lane::new(config.telemetry_bytes),
+                logs: Lane::new(config.telemetry_bytes),
                 registry: VecDeque::new(),
                 losses: Losses::default(),
+                writing: Vec::new(),
+                writing_events: Vec::new(),
                 sequences: HashMap::new(),
                 closed: false,
             }),
@@ -147,15 +166,44 @@ impl Shared {
     /// Takes a batch for a lease.
     pub(crate) fn offer(&self, lease: &Lease, mut batch: TelemetryBatch) -> bool {
         let lease_topic = Topic::new(&lease.topic).ok();
-        let topic = |signal| lease_topic.as_ref().unwrap_or_else(|| self.config.topics.of(signal));
-        let logs = Records::Logs(std::mem::take(&mut batch.logs));
-        let log_bytes = logs.bytes();
+        let topic = |signal| {
+            lease_topic
+                .as_ref()
+                .unwrap_or_else(|| self.config.topics.of(signal))
+        };
+        let numbers = batch.metrics.len();
+        batch
+            .metrics
+            .retain(|point| !matches!(point.value, MetricValue::Float(value) if !value.is_finite()));
+        let not_numbers = numbers - batch.metrics.len();
+        // JSON takes about three times the room of the records in memory.
+        let limit = self.config.message_bytes / if lease.json { 3 } else { 1 };
+        let objects = Arc::new(batch.objects);
+        let logs = Records::Logs(batch.logs).split(limit);
+        let log_bytes = logs.iter().map(|(bytes, _)| bytes).sum();
+        let mut parts = Records::Metrics(batch.metrics).split(limit);
+        parts.append(&mut Records::Traces(batch.spans).split(limit));
+        let has_logs = !logs.is_empty();
+        parts.extend(logs);
         let mut state = self.state.lock();
-        if state.closed || (logs.len() > 0 && !state.logs.fits(log_bytes)) {
+        state.share_room(self.config.telemetry_bytes);
+        if state.closed || (has_logs && !state.logs.fits(log_bytes)) {
             drop(state);
             self.refused.fetch_add(1, Ordering::Relaxed);
             self.instruments.deferred.add(1, &[]);
             return false;
+        }
+        if not_numbers > 0 {
+            let report = LossReport {
+                lease: Some(lease.id),
+                guid: None,
+                signal: Signal::Metrics.as_str().into(),
+                count: not_numbers as u64,
+                reason: "not a finite number".into(),
+                first: None,
+                last: None,
+            };
+            self.lose(&mut state, topic(Signal::Metrics), report);
         }
         for loss in batch.losses {
             let report = LossReport {
@@ -169,33 +217,28 @@ impl Shared {
             };
             self.lose(&mut state, topic(loss.signal), report);
         }
-        // JSON takes about three times the room of the records in memory.
-        let limit = self.config.message_bytes / if lease.json { 3 } else { 1 };
-        let objects = Arc::new(batch.objects);
-        for records in [Records::Metrics(batch.metrics), Records::Traces(batch.spans), logs] {
+        for (bytes, records) in parts {
             let signal = records.signal();
-            for (bytes, records) in records.split(limit) {
-                let sequence = state.sequences.entry((lease.id, signal)).or_insert(0);
-                *sequence += 1;
-                let entry = Entry {
-                    lease: lease.id,
-                    topic: topic(signal).clone(),
-                    json: lease.json,
-                    sequence: *sequence,
-                    records,
-                    objects: objects.clone(),
-                };
-                if signal == Signal::Logs {
-                    state.logs.push(bytes, entry);
-                    continue;
-                }
-                let mut dropped = Vec::new();
-                state
-                    .values
-                    .push_dropping_oldest(bytes, entry, |entry| dropped.push(entry));
-                for entry in dropped {
-                    self.lose_entry(&mut state, &entry, NO_ROOM);
-                }
+            let sequence = state.sequences.entry((lease.id, signal)).or_insert(0);
+            *sequence += 1;
+            let entry = Entry {
+                lease: lease.id,
+                topic: topic(signal).clone(),
+                json: lease.json,
+                sequence: *sequence,
+                records,
+                objects: objects.clone(),
+            };
+            if signal == Signal::Logs {
+                state.logs.push(bytes, entry);
+                continue;
+            }
+            let mut dropped = Vec::new();
+            state
+                .values
+                .push_dropping_oldest(bytes, entry, |entry| dropped.push(entry));
+            for entry in dropped {
+                self.lose_entry(&mut state, &entry, NO_ROOM);
             }
         }
         drop(state);
@@ -273,11 +316,60 @@ pub(crate) fn message_bytes(message: &Message) -> usize {
         + envelope.subject.as_ref().map_or(0, String::len)
 }
 
-/// Telemetry of one object is about the object; of more it is about the lease.
+/// Telemetry of one object is about the object, telemetry of more about the lease.
 pub(crate) fn subject(entry: &Entry) -> String {
-    let of_one = |guid: Guid| entry.objects.iter().find(|view| view.guid == guid);
     match entry.objects.as_slice() {
-        [only] if of_one(only.guid).is_some() => only.name.to_string(),
+        [only] => only.name.to_string(),
         _ => entry.lease.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use agent_api_model::{AgentId, Guid, MetricKind, MetricPoint, Selector};
+
+    use super::*;
+    use crate::config::SignalTopics;
+
+    #[test]
+    fn nothing_is_kept_for_a_lease_that_has_ended() {
+        let topic = Topic::new("t").unwrap();
+        let topics = SignalTopics {
+            metrics: topic.clone(),
+            logs: topic.clone(),
+            traces: topic,
+        };
+        let shared = Shared::new(WorkerConfig::new(AgentId::new("a1").unwrap(), topics));
+        let leases: Vec<_> = (0..1_000)
+            .map(|_| Lease {
+                id: LeaseId::generate(),
+                guid: None,
+                selector: Selector::everything(),
+                signals: vec![Signal::Metrics],
+                interval: std::time::Duration::from_secs(1),
+                topic: String::new(),
+                json: false,
+                expires: None,
+                ttl: None,
+            })
+            .collect();
+        let batch = TelemetryBatch {
+            metrics: vec![MetricPoint {
+                guid: Guid::generate(),
+                name: "x".into(),
+                unit: "1".into(),
+                kind: MetricKind::Gauge,
+                value: MetricValue::Int(1),
+                at: Timestamp::EPOCH,
+                attributes: Vec::new(),
+            }],
+            ..TelemetryBatch::default()
+        };
+        for lease in &leases {
+            assert!(shared.offer(lease, batch.clone()));
+        }
+        assert_eq!(shared.state.lock().sequences.len(), 1_000);
+        leases.iter().for_each(|lease| shared.end(lease.id));
+        assert!(shared.state.lock().sequences.is_empty());
     }
 }

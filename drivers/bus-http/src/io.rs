@@ -52,11 +52,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for WriteLimit<S> {
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for WriteLimit<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let progress = Pin::new(&mut self.inner).poll_write(cx, buf);
         self.judge(cx, progress)
     }
@@ -96,7 +92,9 @@ mod tests {
         let (ours, mut theirs) = duplex(16);
         let mut ours = WriteLimit::new(ours, Duration::from_secs(30));
         ours.write_all(&[1; 16]).await.unwrap();
-        let error = ours.write_all(&[2; 16]).await.unwrap_err();
+        let hour = Duration::from_secs(3_600);
+        let stalled = tokio::time::timeout(hour, ours.write_all(&[2; 16])).await;
+        let error = stalled.expect("the write ends by itself").unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
 
         let mut taken = [0; 16];

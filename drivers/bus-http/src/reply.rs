@@ -34,9 +34,7 @@ pub(crate) fn refusal(id: Option<&str>, error: Error) -> Bytes {
             ..StageTimes::default()
         },
     };
-    serde_json::to_vec(&reply)
-        .expect("a reply is plain JSON")
-        .into()
+    serde_json::to_vec(&reply).expect("a reply is plain JSON").into()
 }
 
 /// The kind of the error in a reply; none where it is not a reply with an error.

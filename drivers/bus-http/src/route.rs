@@ -32,12 +32,7 @@ pub(crate) struct Route {
     pub(crate) summary: &'static str,
 }
 
-const fn route(
-    method: &'static str,
-    path: &'static str,
-    action: Action,
-    summary: &'static str,
-) -> Route {
+const fn route(method: &'static str, path: &'static str, action: Action, summary: &'static str) -> Route {
     Route {
         method,
         path,
@@ -48,31 +43,152 @@ const fn route(
 
 /// All routes.
 pub(crate) const ROUTES: &[Route] = &[
-    route("GET", "/v1/objects/{name}", Action::Verb("describe"), "View, spec and methods of an object"),
+    route(
+        "GET",
+        "/v1/objects/{name}",
+        Action::Verb("describe"),
+        "View, spec and methods of an object",
+    ),
     route("POST", "/v1/objects", Action::Verb("create"), "Create an object"),
-    route("GET", "/v1/objects", Action::Verb("list"), "The views of many objects, by name"),
-    route("PATCH", "/v1/objects/{name}", Action::Verb("update"), "Change an object's spec"),
-    route("DELETE", "/v1/objects/{name}", Action::Verb("delete"), "Delete an object and free its resources"),
-    route("GET", "/v1/objects/{name}/explain", Action::Verb("explain"), "What led an object where it is"),
-    route("GET", "/v1/objects/{name}/logs", Action::Verb("logs"), "Read an object's logs, as lines of JSON"),
-    route("POST", "/v1/objects/{name}/{verb}", Action::ObjectVerb, "Any verb on one object: pause, resume, restart, signal, scale, resize, exec …"),
-    route("POST", "/v1/batch/{verb}", Action::BatchVerb, "Delete or control all objects that a selector chooses"),
-    route("POST", "/v1/call/{verb}", Action::AnyVerb, "Any verb with its body, as on every other bus"),
-    route("GET", "/v1/watch", Action::Verb("watch"), "The views, then what changes, as lines of JSON"),
-    route("POST", "/v1/plan", Action::Verb("plan"), "What a request would do"),
-    route("POST", "/v1/leases", Action::Verb("monitor"), "Begin or renew a monitor lease"),
-    route("DELETE", "/v1/leases/{lease}", Action::Lease, "End a monitor lease"),
-    route("GET", "/v1/info", Action::Verb("info"), "What the agent says of itself"),
-    route("GET", "/v1/drivers", Action::Verb("drivers"), "The drivers and their kinds"),
-    route("GET", "/v1/schema/{driver}", Action::Schema, "The JSON Schema of a kind"),
-    route("GET", "/v1/schema/{driver}/{type}", Action::Schema, "The JSON Schema of a kind with a type"),
-    route("POST", "/v1/drain", Action::Verb("drain"), "Stop taking requests, finish, and end"),
-    route("POST", "/v1/reload", Action::Verb("reload"), "Read the configuration again and apply the difference"),
-    route("GET", "/v1/topics/{pattern}", Action::Topics, "The topics that a pattern covers, as server-sent events"),
+    route(
+        "GET",
+        "/v1/objects",
+        Action::Verb("list"),
+        "The views of many objects, by name",
+    ),
+    route(
+        "PATCH",
+        "/v1/objects/{name}",
+        Action::Verb("update"),
+        "Change an object's spec",
+    ),
+    route(
+        "DELETE",
+        "/v1/objects/{name}",
+        Action::Verb("delete"),
+        "Delete an object and free its resources",
+    ),
+    route(
+        "GET",
+        "/v1/objects/{name}/explain",
+        Action::Verb("explain"),
+        "What led an object where it is",
+    ),
+    route(
+        "GET",
+        "/v1/objects/{name}/logs",
+        Action::Verb("logs"),
+        "Read an object's logs, as lines of JSON",
+    ),
+    route(
+        "POST",
+        "/v1/objects/{name}/{verb}",
+        Action::ObjectVerb,
+        "Any verb on one object: pause, resume, restart, signal, scale, resize, exec …",
+    ),
+    route(
+        "POST",
+        "/v1/batch/{verb}",
+        Action::BatchVerb,
+        "Delete or control all objects that a selector chooses",
+    ),
+    route(
+        "POST",
+        "/v1/call/{verb}",
+        Action::AnyVerb,
+        "Any verb with its body, as on every other bus",
+    ),
+    route(
+        "GET",
+        "/v1/watch",
+        Action::Verb("watch"),
+        "The views, then what changes, as lines of JSON",
+    ),
+    route(
+        "POST",
+        "/v1/plan",
+        Action::Verb("plan"),
+        "What a request would do",
+    ),
+    route(
+        "POST",
+        "/v1/leases",
+        Action::Verb("monitor"),
+        "Begin or renew a monitor lease",
+    ),
+    route(
+        "DELETE",
+        "/v1/leases/{lease}",
+        Action::Lease,
+        "End a monitor lease",
+    ),
+    route(
+        "GET",
+        "/v1/info",
+        Action::Verb("info"),
+        "What the agent says of itself",
+    ),
+    route(
+        "GET",
+        "/v1/drivers",
+        Action::Verb("drivers"),
+        "The drivers and their kinds",
+    ),
+    route(
+        "GET",
+        "/v1/schema/{driver}",
+        Action::Schema,
+        "The JSON Schema of a kind",
+    ),
+    route(
+        "GET",
+        "/v1/schema/{driver}/{type}",
+        Action::Schema,
+        "The JSON Schema of a kind with a type",
+    ),
+    route(
+        "POST",
+        "/v1/drain",
+        Action::Verb("drain"),
+        "Stop taking requests, finish, and end",
+    ),
+    route(
+        "POST",
+        "/v1/reload",
+        Action::Verb("reload"),
+        "Read the configuration again and apply the difference",
+    ),
+    route(
+        "GET",
+        "/v1/topics/{pattern}",
+        Action::Topics,
+        "The topics that a pattern covers, as server-sent events",
+    ),
     route("GET", "/openapi.json", Action::OpenApi, "This document"),
-    route("GET", "/healthz", Action::Verb("health"), "How the agent is"),
-    route("GET", "/readyz", Action::Verb("ready"), "Whether the agent takes requests: 200, else 503"),
-    route("GET", "/metrics", Action::Verb("metrics"), "The agent's own metrics, as Prometheus reads them"),
+    route(
+        "GET",
+        "/v1/health",
+        Action::Verb("health"),
+        "How the agent is, in words",
+    ),
+    route(
+        "GET",
+        "/healthz",
+        Action::Verb("live"),
+        "Whether the loops that do the work turn: 200, else 503",
+    ),
+    route(
+        "GET",
+        "/readyz",
+        Action::Verb("ready"),
+        "Whether the agent takes requests: 200, else 503",
+    ),
+    route(
+        "GET",
+        "/metrics",
+        Action::Verb("metrics"),
+        "The agent's own metrics, as Prometheus reads them",
+    ),
 ];
 
 /// A route that fits, with the words of the address that it leaves open, decoded.
@@ -177,17 +293,29 @@ mod tests {
     fn addresses_find_their_route() {
         let found = |method: Method, path: &str| find(&method, path).map(|found| (found.action, found.words));
         let one = |word: &str| vec![word.to_string()];
-        assert_eq!(found(Method::GET, "/v1/objects/web"), Ok((Action::Verb("describe"), one("web"))));
-        assert_eq!(found(Method::GET, "/v1/objects/web/logs"), Ok((Action::Verb("logs"), one("web"))));
+        assert_eq!(
+            found(Method::GET, "/v1/objects/web"),
+            Ok((Action::Verb("describe"), one("web")))
+        );
+        assert_eq!(
+            found(Method::GET, "/v1/objects/web/logs"),
+            Ok((Action::Verb("logs"), one("web")))
+        );
         assert_eq!(
             found(Method::POST, "/v1/objects/web/logs"),
             Ok((Action::ObjectVerb, vec!["web".into(), "logs".into()]))
         );
-        assert_eq!(found(Method::GET, "/v1/topics/agent.%3E"), Ok((Action::Topics, one("agent.>"))));
+        assert_eq!(
+            found(Method::GET, "/v1/topics/agent.%3E"),
+            Ok((Action::Topics, one("agent.>")))
+        );
         assert_eq!(found(Method::GET, "/v1/nothing"), Err(NoRoute::Path));
         assert_eq!(found(Method::GET, "/v1/objects/"), Err(NoRoute::Path));
         assert_eq!(found(Method::GET, "/v1/objects/%zz"), Err(NoRoute::Encoding));
-        assert_eq!(found(Method::PUT, "/v1/objects"), Err(NoRoute::Method(vec!["POST", "GET"])));
+        assert_eq!(
+            found(Method::PUT, "/v1/objects"),
+            Err(NoRoute::Method(vec!["POST", "GET"]))
+        );
     }
 
     #[test]

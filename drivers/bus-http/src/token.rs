@@ -117,6 +117,9 @@ mod tests {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         let error = read_token(&path).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Invalid);
-        assert!(!error.to_string().contains("short"), "the token is not shown: {error}");
+        assert!(
+            !error.to_string().contains("short"),
+            "the token is not shown: {error}"
+        );
     }
 }

@@ -20,8 +20,10 @@ use crate::{RingConfig, TopicRing};
 /// The bounds of a [`MemoryBus`].
 #[derive(Clone, Debug)]
 pub struct MemoryConfig {
-    /// Requests and streams at once; 1,024 by default. More are answered `Busy`.
+    /// Requests at once; 1,024 by default. More are answered `Busy`.
     pub requests: u32,
+    /// Streams at once; 1,024 by default. More are answered `Busy`.
+    pub streams: u32,
     /// The topics.
     pub ring: RingConfig,
 }
@@ -30,6 +32,7 @@ impl Default for MemoryConfig {
     fn default() -> Self {
         Self {
             requests: 1_024,
+            streams: 1_024,
             ring: RingConfig::default(),
         }
     }
@@ -48,8 +51,11 @@ struct Shared {
     ring: TopicRing,
     requests: u32,
     permits: Arc<Semaphore>,
+    streams: Arc<Semaphore>,
     handler: Mutex<Option<Arc<dyn RequestHandler>>>,
     closing: CancellationToken,
+    /// The deadline of the end has passed.
+    force: CancellationToken,
 }
 
 /// One caller of a [`MemoryBus`].
@@ -75,8 +81,10 @@ impl MemoryBus {
                 ring: TopicRing::new(config.ring),
                 requests: config.requests,
                 permits: Arc::new(Semaphore::new(config.requests as usize)),
+                streams: Arc::new(Semaphore::new(config.streams as usize)),
                 handler: Mutex::new(None),
                 closing: CancellationToken::new(),
+                force: CancellationToken::new(),
             }),
         }
     }
@@ -111,41 +119,42 @@ impl MemoryBus {
         if self.shared.closing.is_cancelled() {
             return Err(stopping());
         }
-        let Ok(permit) = Arc::clone(&self.shared.permits).try_acquire_owned() else {
-            return Err(Error::new(
-                ErrorKind::Busy,
-                format!(
-                    "{} requests are under way, which is the limit",
-                    self.shared.requests
-                ),
-            )
-            .with_operation("bus.call"));
-        };
+        let _permit = place(&self.shared.permits, "requests")?;
         request.caller = caller.into();
         request.access = access;
         request.received = Timestamp::now();
-        let response = tokio::time::timeout(deadline, handler.handle(request))
-            .await
-            .map_err(|_| {
-                Error::new(
-                    ErrorKind::Timeout,
-                    format!(
-                        "no answer within {}",
-                        agent_api_model::format_duration(deadline)
-                    ),
-                )
-                .with_hint("it may have been accepted; repeat it with the same id")
-                .with_operation("bus.call")
-            })?;
+        let answered = tokio::select! {
+            biased;
+            answered = tokio::time::timeout(deadline, handler.handle(request)) => answered,
+            () = self.shared.force.cancelled() => return Err(stopping()),
+        };
+        let response = answered.map_err(|_| {
+            Error::new(
+                ErrorKind::Timeout,
+                format!("no answer within {}", agent_api_model::format_duration(deadline)),
+            )
+            .with_hint("it may have been accepted; repeat it with the same id")
+            .with_operation("bus.call")
+        })?;
         Ok(match response {
             Response::Stream(frames) => Response::Stream(Box::pin(CutStream {
                 frames: Some(frames),
                 closing: Box::pin(self.shared.closing.clone().cancelled_owned()),
-                _permit: permit,
+                _permit: place(&self.shared.streams, "streams")?,
             })),
             other => other,
         })
     }
+}
+
+fn place(places: &Arc<Semaphore>, what: &str) -> Result<OwnedSemaphorePermit> {
+    Arc::clone(places).try_acquire_owned().map_err(|_| {
+        Error::new(
+            ErrorKind::Busy,
+            format!("as many {what} are under way as the bus allows"),
+        )
+        .with_operation("bus.call")
+    })
 }
 
 fn unavailable(message: &str) -> Error {
@@ -218,9 +227,10 @@ impl BusIn for MemoryBus {
             Ok(_) => Ok(()),
             Err(_) => {
                 let left = self.shared.requests as usize - self.shared.permits.available_permits();
+                self.shared.force.cancel();
                 Err(Error::new(
                     ErrorKind::Timeout,
-                    format!("{left} requests and streams were still under way when the bus closed"),
+                    format!("{left} requests got no answer before the bus closed"),
                 )
                 .with_operation("bus.close"))
             }
@@ -238,9 +248,7 @@ impl BusCaller for MemoryBus {
 #[async_trait]
 impl BusCaller for MemoryCaller {
     async fn call(&self, request: Incoming, deadline: Duration) -> Result<Response> {
-        self.bus
-            .call_as(&self.name, self.access, request, deadline)
-            .await
+        self.bus.call_as(&self.name, self.access, request, deadline).await
     }
 }
 

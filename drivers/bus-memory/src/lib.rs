@@ -1,6 +1,6 @@
 //! Bus driver inside one process: requests are answered on the caller's own task, topics are kept in a bounded ring.
 //!
-//! It is the reference for what a bus does: the [`suite`] (feature `suite`) is run against it and against every other
+//! It is the reference for what a bus does: the `suite` (feature `suite`) is run against it and against every other
 //! bus. [`TopicRing`] is the store of topics behind it, and behind `bus-http`: one ring per bus, bounded by bytes and
 //! by messages, a cursor per reader, and no task.
 //!

@@ -187,10 +187,7 @@ impl TopicRing {
             // Of an earlier ring, before a restart: what this one dropped was missed, and more nobody can count.
             StartAt::After(last) if last < inner.base => (inner.first, inner.first - inner.base),
             StartAt::After(last) if last >= next => (next, 0),
-            StartAt::After(last) => (
-                (last + 1).max(inner.first),
-                inner.first.saturating_sub(last + 1),
-            ),
+            StartAt::After(last) => ((last + 1).max(inner.first), inner.first.saturating_sub(last + 1)),
         };
         let id = inner.next_reader;
         inner.next_reader += 1;
@@ -258,6 +255,10 @@ impl TopicRing {
     }
 }
 
+#[expect(
+    clippy::large_enum_variant,
+    reason = "moved once, never kept; a box would be an allocation a message"
+)]
 enum Step {
     Found(Delivery),
     More,

@@ -6,13 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agent_api_driver::model::{Error, ErrorKind, Guid, ProbeAction};
-use agent_api_driver::{ExecInput, ExecOutput, ExecRequest, ExecStream, InputStream, ProbeOutcome, ProbeRequest, Result, Target};
+use agent_api_driver::{
+    ExecInput, ExecOutput, ExecRequest, ExecStream, InputStream, ProbeOutcome, ProbeRequest, Result, Target,
+};
 use futures_util::StreamExt;
 use rustix::process::Signal;
 use tokio::io::AsyncWriteExt;
 use tokio::net::unix::pipe::Sender;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::error;
 use crate::sdk::exec::{Ours, Output, Theirs, pipes};
@@ -51,7 +53,9 @@ impl Drop for Running {
 impl Running {
     /// Cancelling by drop loses nothing.
     async fn end(&mut self) -> ExitKind {
-        let Some(ended) = self.ended.as_mut() else { return ExitKind::Unknown };
+        let Some(ended) = self.ended.as_mut() else {
+            return ExitKind::Unknown;
+        };
         let kind = ended.await.unwrap_or(ExitKind::Unknown);
         self.ended = None;
         kind
@@ -61,10 +65,12 @@ impl Running {
 impl Shared {
     /// The environment, directory and user of the object's own process as they are now.
     fn context(&self, guid: Guid) -> Result<(Launch, crate::sdk::cgroup::Group)> {
-        let pinned = self.pinned(guid).ok_or_else(|| match self.table.lock().objects.contains_key(&guid) {
-            true => Error::new(ErrorKind::Conflict, "its process does not run").with_object(guid),
-            false => error::not_found(guid, "nothing of that handle is there"),
-        })?;
+        let pinned =
+            self.pinned(guid)
+                .ok_or_else(|| match self.table.lock().objects.contains_key(&guid) {
+                    true => Error::new(ErrorKind::Conflict, "its process does not run").with_object(guid),
+                    false => error::not_found(guid, "nothing of that handle is there"),
+                })?;
         let pid = pinned.pid;
         let failed = |e: std::io::Error| error::system(&e, "cannot read the process's context", guid);
         let mut buffer = Vec::new();
@@ -75,18 +81,54 @@ impl Shared {
             // Without the operation's mark: a command is not the object.
             .filter(|(key, _)| ![MARK_OP, MARK_GUID, MARK_AGENT].contains(key))
             .map(|(key, value)| (key.to_owned(), value.to_owned()))
-            .chain([(MARK_AGENT.to_owned(), self.agent.to_string()), (MARK_GUID.to_owned(), guid.to_string())])
+            .chain([
+                (MARK_AGENT.to_owned(), self.agent.to_string()),
+                (MARK_GUID.to_owned(), guid.to_string()),
+            ])
             .collect();
         let cwd = std::fs::read_link(format!("/proc/{pid}/cwd")).ok();
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).map_err(failed)?;
         let id = |key: &str| {
-            status.lines().find_map(|line| line.strip_prefix(key)?.split_whitespace().nth(1)?.parse::<u32>().ok())
+            status.lines().find_map(|line| {
+                line.strip_prefix(key)?
+                    .split_whitespace()
+                    .nth(1)?
+                    .parse::<u32>()
+                    .ok()
+            })
         };
-        let own = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-        let ids = id("Uid:").zip(id("Gid:")).filter(|ids| *ids != own).map(|(uid, gid)| Ids { uid, gid });
-        let umask = status.lines().find_map(|l| u32::from_str_radix(l.strip_prefix("Umask:")?.trim(), 8).ok());
-        let launch = Launch { env, cwd, ids, umask: umask.unwrap_or(0o022), ..Launch::default() };
+        let own = (
+            rustix::process::geteuid().as_raw(),
+            rustix::process::getegid().as_raw(),
+        );
+        let ids = id("Uid:")
+            .zip(id("Gid:"))
+            .filter(|ids| *ids != own)
+            .map(|(uid, gid)| Ids { uid, gid });
+        let umask = status
+            .lines()
+            .find_map(|l| u32::from_str_radix(l.strip_prefix("Umask:")?.trim(), 8).ok());
+        let launch = Launch {
+            env,
+            cwd,
+            ids,
+            umask: umask.unwrap_or(0o022),
+            ..Launch::default()
+        };
         Ok((launch, pinned.group))
+    }
+
+    /// A start returns when the new program has its memory; the kernel shows its environment a moment later.
+    async fn until_started(&self, guid: Guid) {
+        let begun = Instant::now();
+        while let Some(pinned) = self.pinned(guid) {
+            let mut buffer = Vec::new();
+            let environ = procfs::read_into(&format!("/proc/{}/environ", pinned.pid), &mut buffer);
+            if !matches!(environ, Ok([])) || begun.elapsed() > DRAIN {
+                return;
+            }
+            sleep(Duration::from_millis(1)).await;
+        }
     }
 
     async fn run_command(
@@ -98,15 +140,29 @@ impl Shared {
     ) -> Result<Running> {
         self.check_open()?;
         if argv.first().is_none_or(String::is_empty) || argv.iter().any(|a| a.contains('\0')) {
-            return Err(Error::invalid("command", "must name a program, and have no NUL byte").with_object(guid));
+            return Err(
+                Error::invalid("command", "must name a program, and have no NUL byte").with_object(guid),
+            );
         }
-        if env.iter().any(|(k, v)| k.is_empty() || k.contains(['=', '\0']) || v.contains('\0')) {
-            return Err(Error::invalid("env", "names must not be empty nor have `=`, and nothing a NUL byte").with_object(guid));
+        if env
+            .iter()
+            .any(|(k, v)| k.is_empty() || k.contains(['=', '\0']) || v.contains('\0'))
+        {
+            return Err(Error::invalid(
+                "env",
+                "names must not be empty nor have `=`, and nothing a NUL byte",
+            )
+            .with_object(guid));
         }
         let slot = Arc::clone(&self.commands).try_acquire_owned().map_err(|_| {
             let most = self.config.exec_sessions;
-            Error::new(ErrorKind::Busy, format!("{most} commands run already, which is the most (exec_sessions)")).with_object(guid)
+            Error::new(
+                ErrorKind::Busy,
+                format!("{most} commands run already, which is the most (exec_sessions)"),
+            )
+            .with_object(guid)
         })?;
+        self.until_started(guid).await;
         let shared = Arc::clone(self);
         let work = move |scratch: &mut crate::sdk::pool::Scratch| -> Result<Running> {
             let (mut launch, group) = shared.context(guid)?;
@@ -115,14 +171,29 @@ impl Shared {
             launch.env.extend(env);
             let failed = |e: std::io::Error| error::system(&e, "cannot start the command", guid);
             let null = || {
-                std::fs::OpenOptions::new().write(true).open("/dev/null").map(OwnedFd::from).map_err(failed)
+                std::fs::OpenOptions::new()
+                    .write(true)
+                    .open("/dev/null")
+                    .map(OwnedFd::from)
+                    .map_err(failed)
             };
             let cgroups = group.entries().map_err(failed)?;
             let fds = match theirs {
-                Some(t) => Descriptors { stdin: Some(t.stdin), stdout: t.stdout, stderr: t.stderr, cgroups },
-                None => Descriptors { stdin: None, stdout: null()?, stderr: null()?, cgroups },
+                Some(t) => Descriptors {
+                    stdin: Some(t.stdin),
+                    stdout: t.stdout,
+                    stderr: t.stderr,
+                    cgroups,
+                },
+                None => Descriptors {
+                    stdin: None,
+                    stdout: null()?,
+                    stderr: null()?,
+                    cgroups,
+                },
             };
-            let spawned = spawn::spawn(&launch, fds, &mut scratch.stack).map_err(|e| error::spawn(&e, guid).with_path("command"))?;
+            let spawned = spawn::spawn(&launch, fds, &mut scratch.stack)
+                .map_err(|e| error::spawn(&e, guid).with_path("command"))?;
             let pidfd = Arc::new(spawned.pidfd);
             let (done, ended) = oneshot::channel();
             let running = Running {
@@ -134,7 +205,13 @@ impl Shared {
             };
             let mut table = shared.table.lock();
             let key = table.new_key();
-            table.watched.insert(key, Watched::Command(Command { pidfd: Arc::clone(&pidfd), done: Some(done) }));
+            table.watched.insert(
+                key,
+                Watched::Command(Command {
+                    pidfd: Arc::clone(&pidfd),
+                    done: Some(done),
+                }),
+            );
             if let Err(e) = shared.watch.add(pidfd.as_fd(), key) {
                 table.watched.remove(&key);
                 return Err(failed(e));
@@ -146,11 +223,24 @@ impl Shared {
     }
 
     /// See [`agent_api_driver::Exec::exec`].
-    pub(crate) async fn exec(self: &Arc<Self>, target: Target<'_>, request: ExecRequest, input: InputStream) -> Result<ExecStream> {
-        let (Ours { stdin, stdout, stderr }, theirs) =
-            pipes().map_err(|e| error::system(&e, "cannot make pipes", target.guid))?;
+    pub(crate) async fn exec(
+        self: &Arc<Self>,
+        target: Target<'_>,
+        request: ExecRequest,
+        input: InputStream,
+    ) -> Result<ExecStream> {
+        let (
+            Ours {
+                stdin,
+                stdout,
+                stderr,
+            },
+            theirs,
+        ) = pipes().map_err(|e| error::system(&e, "cannot make pipes", target.guid))?;
         let deadline = Instant::now() + request.timeout;
-        let running = self.run_command(target.guid, request.command, request.env, Some(theirs)).await?;
+        let running = self
+            .run_command(target.guid, request.command, request.env, Some(theirs))
+            .await?;
         let session = Session {
             guid: target.guid,
             running,
@@ -164,10 +254,13 @@ impl Shared {
             drain_until: None,
             over: false,
         };
-        Ok(Box::pin(futures_util::stream::unfold(session, |mut session| async move {
-            let item = session.next().await?;
-            Some((item, session))
-        })))
+        Ok(Box::pin(futures_util::stream::unfold(
+            session,
+            |mut session| async move {
+                let item = session.next().await?;
+                Some((item, session))
+            },
+        )))
     }
 
     /// See [`agent_api_driver::Probe::probe`].
@@ -177,12 +270,15 @@ impl Shared {
         let result = match request.action {
             ProbeAction::Tcp(address) => probe::tcp(address, request.timeout).await,
             ProbeAction::Http(url) => {
-                let url = probe::parse_http(url).map_err(|m| Error::invalid("health.http", m).with_object(guid))?;
+                let url =
+                    probe::parse_http(url).map_err(|m| Error::invalid("health.http", m).with_object(guid))?;
                 probe::http(&url, request.timeout).await
             }
             ProbeAction::Exec(command) => {
                 let try_once = async {
-                    let mut running = self.run_command(guid, command.clone(), BTreeMap::new(), None).await?;
+                    let mut running = self
+                        .run_command(guid, command.clone(), BTreeMap::new(), None)
+                        .await?;
                     Ok::<_, Error>(running.end().await)
                 };
                 match timeout(request.timeout, try_once).await {
@@ -190,7 +286,10 @@ impl Shared {
                     Ok(Ok(ExitKind::Code(0))) => Ok(()),
                     Ok(Ok(kind)) => Err(format!("the command {}", exit_status(kind, None))),
                     // A command that is not there will not get well by trying; it is the answer, not a failure to ask.
-                    Ok(Err(e)) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Denied) && e.path() == Some("command") => {
+                    Ok(Err(e))
+                        if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Denied)
+                            && e.path() == Some("command") =>
+                    {
                         Err(e.message().to_owned())
                     }
                     Ok(Err(e)) => return Err(e),

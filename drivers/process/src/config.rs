@@ -71,7 +71,11 @@ impl Default for ProcessConfig {
 impl ProcessConfig {
     /// Reads a configuration, null standing for the defaults.
     pub(crate) fn parse(value: &Value) -> Result<Self, Diagnostic> {
-        let value = if value.is_null() { Value::Object(serde_json::Map::new()) } else { value.clone() };
+        let value = if value.is_null() {
+            Value::Object(serde_json::Map::new())
+        } else {
+            value.clone()
+        };
         serde_json::from_value(value).map_err(|e| Diagnostic::error("", e.to_string()))
     }
 
@@ -82,18 +86,32 @@ impl ProcessConfig {
             found.push(Diagnostic::error("log_max_size", "must be at least 64Ki"));
         }
         if !(1..=2).contains(&self.spawn_threads) {
-            found.push(Diagnostic::error("spawn_threads", "must be 1 or 2: starting is bound by the kernel, more do not help"));
+            found.push(Diagnostic::error(
+                "spawn_threads",
+                "must be 1 or 2: starting is bound by the kernel, more do not help",
+            ));
         }
         if !(1..=1024).contains(&self.exec_sessions) {
             found.push(Diagnostic::error("exec_sessions", "must be from 1 to 1024"));
         }
-        if self.cgroup_root.as_ref().is_some_and(|root| !root.is_absolute() || root.to_str().is_none()) {
-            found.push(Diagnostic::error("cgroup_root", "must be an absolute path in UTF-8, as /proc/self/cgroup writes it"));
+        if self
+            .cgroup_root
+            .as_ref()
+            .is_some_and(|root| !root.is_absolute() || root.to_str().is_none())
+        {
+            found.push(Diagnostic::error(
+                "cgroup_root",
+                "must be an absolute path in UTF-8, as /proc/self/cgroup writes it",
+            ));
         }
         found
     }
 
     pub(crate) fn rotation(&self) -> Rotation {
-        Rotation { max_size: self.log_max_size.get(), keep: self.log_keep, fresh_over: self.log_fresh_over.get() }
+        Rotation {
+            max_size: self.log_max_size.get(),
+            keep: self.log_keep,
+            fresh_over: self.log_fresh_over.get(),
+        }
     }
 }

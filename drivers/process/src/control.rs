@@ -39,11 +39,17 @@ impl Shared {
             self.know(guid, data).await?;
         }
         let running = self.with(guid, |entry| {
-            (entry.pidfd.is_some(), entry.data.digest == spec.restart_digest(), entry.data.clone())
+            (
+                entry.pidfd.is_some(),
+                entry.data.digest == spec.restart_digest(),
+                entry.data.clone(),
+            )
         });
         let previous = match running {
             Some((true, true, _)) => {
-                return self.change(guid, request.op_id, &wanted_resources, Some(&spec)).await;
+                return self
+                    .change(guid, request.op_id, &wanted_resources, Some(&spec))
+                    .await;
             }
             Some((true, false, previous)) => {
                 self.stop(guid, None, left(request.deadline, begun)).await?;
@@ -72,7 +78,10 @@ impl Shared {
 
     /// What an operation brought about, where it has been done already.
     fn done(&self, guid: Guid, op_id: OpId) -> Option<Applied> {
-        self.with(guid, |entry| (entry.last_op == op_id || entry.data.op_id == op_id).then(|| entry.applied())).flatten()
+        self.with(guid, |entry| {
+            (entry.last_op == op_id || entry.data.op_id == op_id).then(|| entry.applied())
+        })
+        .flatten()
     }
 
     fn with<T>(&self, guid: Guid, f: impl FnOnce(&mut Entry) -> T) -> Option<T> {
@@ -105,13 +114,20 @@ impl Shared {
         spec: Option<&ProcessSpec>,
     ) -> Result<Applied> {
         let stop = spec.map(|s| {
-            (s.stop_signal().as_raw(), s.stop_grace.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)))
+            (
+                s.stop_signal().as_raw(),
+                s.stop_grace
+                    .map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)),
+            )
         });
         let before: Option<Wanted> = self.with(guid, |entry| entry.data.limits.into());
         let after = wanted(to);
         if before != Some(after) {
             let (shared, to) = (Arc::clone(self), to.clone());
-            self.pool.run(move |_| shared.resize_now(guid, before.unwrap_or_default(), &to)).await.map_err(error::closed)??;
+            self.pool
+                .run(move |_| shared.resize_now(guid, before.unwrap_or_default(), &to))
+                .await
+                .map_err(error::closed)??;
         }
         let changed = self.with(guid, |entry| {
             let stop_now = (entry.data.stop_signal, entry.data.stop_grace_ms);
@@ -125,7 +141,8 @@ impl Shared {
             }
             (entry.applied(), is_change.then(|| entry.observed(guid)))
         });
-        let (applied, observed) = changed.ok_or_else(|| error::not_found(guid, "it was deleted meanwhile"))?;
+        let (applied, observed) =
+            changed.ok_or_else(|| error::not_found(guid, "it was deleted meanwhile"))?;
         if let Some(observed) = observed {
             self.events.send(DriverEvent::Status(observed));
         }
@@ -142,20 +159,33 @@ impl Shared {
         if members.is_empty() {
             members = procfs::group_members(pid).unwrap_or_default();
         }
-        let applied = self.host.apply(&name, &mut group, &wanted(to), &members).map_err(failed)?;
+        let applied = self
+            .host
+            .apply(&name, &mut group, &wanted(to), &members)
+            .map_err(failed)?;
         // One that this host enforces and that was refused: back to what was.
-        let refused = applied.iter().find(|a| a.result.is_err() && self.host.enforces(a.controller).is_ok());
+        let refused = applied
+            .iter()
+            .find(|a| a.result.is_err() && self.host.enforces(a.controller).is_ok());
         if let Some(refused) = refused {
             let why = refused.result.clone().err().unwrap_or_default();
-            self.host.apply(&name, &mut group, &before, &members).map_err(failed)?;
+            self.host
+                .apply(&name, &mut group, &before, &members)
+                .map_err(failed)?;
             let dirs = group.dirs();
             self.with(guid, |entry| {
                 entry.group = group;
                 entry.data.cgroups = dirs;
             });
-            return Err(Error::new(ErrorKind::Conflict, format!("the limit was refused, and none was changed: {why}"))
-                .with_object(guid)
-                .with_path(format!("resources.{}", format!("{:?}", refused.controller).to_lowercase())));
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                format!("the limit was refused, and none was changed: {why}"),
+            )
+            .with_object(guid)
+            .with_path(format!(
+                "resources.{}",
+                format!("{:?}", refused.controller).to_lowercase()
+            )));
         }
         let limits = Self::limit_statuses(to, &applied);
         self.with(guid, |entry| {
@@ -178,19 +208,30 @@ impl Shared {
             return self.restart(&request, data, *grace, begun).await;
         }
         if matches!(request.action, ControlAction::Scale { .. }) {
-            return Err(Error::new(ErrorKind::Unsupported, "a process has no copies; create several objects").with_object(guid));
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "a process has no copies; create several objects",
+            )
+            .with_object(guid));
         }
         let signal = match request.action {
-            ControlAction::Signal { signal } => Some(parse_signal(signal).map_err(|m| Error::invalid("signal", m).with_object(guid))?),
+            ControlAction::Signal { signal } => {
+                Some(parse_signal(signal).map_err(|m| Error::invalid("signal", m).with_object(guid))?)
+            }
             _ => None,
         };
         if self.with(guid, |_| ()).is_none() {
             return Err(error::not_found(guid, "nothing of that handle is there"));
         }
         let Some(pinned) = self.pinned(guid) else {
-            return Err(Error::new(ErrorKind::Conflict, "its process has ended").with_object(guid).with_hint("restart it"));
+            return Err(Error::new(ErrorKind::Conflict, "its process has ended")
+                .with_object(guid)
+                .with_hint("restart it"));
         };
-        if let Some(done) = self.with(guid, |e| (e.last_op == request.op_id).then(|| e.applied())).flatten() {
+        if let Some(done) = self
+            .with(guid, |e| (e.last_op == request.op_id).then(|| e.applied()))
+            .flatten()
+        {
             return Ok(done);
         }
         let failed = |e: std::io::Error| error::system(&e, "cannot signal the process", guid);
@@ -206,10 +247,16 @@ impl Shared {
                 }
             }
             ControlAction::Resize { resources: change } => {
-                let merged = self.with(guid, |e| merge(resources(&e.data.limits.into()), change)).unwrap_or_default();
+                let merged = self
+                    .with(guid, |e| merge(resources(&e.data.limits.into()), change))
+                    .unwrap_or_default();
                 return self.change(guid, request.op_id, &merged, None).await;
             }
-            _ => return Err(Error::new(ErrorKind::Unsupported, "a process has no such control").with_object(guid)),
+            _ => {
+                return Err(
+                    Error::new(ErrorKind::Unsupported, "a process has no such control").with_object(guid),
+                );
+            }
         }
         self.with(guid, |entry| {
             entry.last_op = request.op_id;
@@ -226,7 +273,10 @@ impl Shared {
         begun: Instant,
     ) -> Result<Applied> {
         let guid = request.guid;
-        if let Some(done) = self.with(guid, |e| (e.data.op_id == request.op_id).then(|| e.applied())).flatten() {
+        if let Some(done) = self
+            .with(guid, |e| (e.data.op_id == request.op_id).then(|| e.applied()))
+            .flatten()
+        {
             return Ok(done);
         }
         let spec = ProcessSpec::parse(request.spec)?;
@@ -261,7 +311,9 @@ impl Shared {
             let pid = pinned.pid;
             let prepared = self.pool.run(move |_| {
                 let members = procfs::group_members(pid)?;
-                shared.host.prepare_freezer(&guid.to_string(), &mut group, &members)?;
+                shared
+                    .host
+                    .prepare_freezer(&guid.to_string(), &mut group, &members)?;
                 std::io::Result::Ok(group)
             });
             group = prepared.await.map_err(error::closed)?.map_err(failed)?;
@@ -271,17 +323,23 @@ impl Shared {
                 entry.group = kept;
             });
         }
-        if group.freeze(true).map_err(failed)? {
-            let begun = Instant::now();
-            while group.is_frozen() == Some(false) {
-                if begun.elapsed() > FREEZE_WAIT.min(within) {
-                    group.freeze(false).map_err(failed)?;
-                    return Err(error::timeout(guid, "holding the process still"));
-                }
-                sleep(Duration::from_millis(1)).await;
-            }
-        } else {
+        let by_cgroup = group.freeze(true).map_err(failed)?;
+        if !by_cgroup {
             pinned.signal(Signal::STOP).map_err(failed)?;
+        }
+        let is_held = || match by_cgroup {
+            true => group.is_frozen() != Some(false),
+            // Stopped, or ended meanwhile.
+            false => procfs::stat(pinned.pid).map_or(true, |stat| stat.state == b'T' || stat.is_dead()),
+        };
+        let begun = Instant::now();
+        while !is_held() {
+            if begun.elapsed() > FREEZE_WAIT.min(within) {
+                group.freeze(false).map_err(failed)?;
+                pinned.signal(Signal::CONT).map_err(failed)?;
+                return Err(error::timeout(guid, "holding the process still"));
+            }
+            sleep(Duration::from_millis(1)).await;
         }
         self.set_paused(guid, true);
         Ok(())
@@ -303,7 +361,11 @@ impl Shared {
 
 /// `None` for signal 0, which asks only whether the process is there.
 fn parse_signal(text: &str) -> std::result::Result<Option<Signal>, String> {
-    if text.trim() == "0" { Ok(None) } else { signal::parse(text).map(Some) }
+    if text.trim() == "0" {
+        Ok(None)
+    } else {
+        signal::parse(text).map(Some)
+    }
 }
 
 /// The limits with those of a change in their place; what is not set stays.

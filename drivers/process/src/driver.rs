@@ -6,14 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agent_api_driver::model::{
-    Diagnostic, DriverName, DriverState, Enforcement, Error, FieldChange, Guid, Kind, ObjectSpec, Plan, PlanAction, ProbeAction,
-    ResourceField, TelemetryBatch,
+    Diagnostic, DriverName, DriverState, Enforcement, Error, FieldChange, Guid, Kind, ObjectSpec, Plan,
+    PlanAction, ProbeAction, ResourceField, TelemetryBatch,
 };
 use agent_api_driver::{
-    Applied, ApplyRequest, Build, Capabilities, CollectRequest, Control, ControlRequest, DeleteRequest, Deleted, DriverInfo,
-    EventStream, Exec, ExecRequest, ExecStream, FieldChangeMode, Handle, InputStream, KindSchema, LimitCapability, LogReadRequest,
-    LogStreamOut, Logs, Mark, ObjectDriver, Observed, PlanRequest, Probe, ProbeOutcome, ProbeRequest, Recovered, Result,
-    ShutdownMode, StatusSource, Target, async_trait,
+    Applied, ApplyRequest, Build, Capabilities, CollectRequest, Control, ControlRequest, DeleteRequest,
+    Deleted, DriverInfo, EventStream, Exec, ExecRequest, ExecStream, FieldChangeMode, Handle, InputStream,
+    KindSchema, LimitCapability, LogReadRequest, LogStreamOut, Logs, Mark, ObjectDriver, Observed,
+    PlanRequest, Probe, ProbeOutcome, ProbeRequest, Recovered, Result, ShutdownMode, StatusSource, Target,
+    async_trait,
 };
 use futures_util::StreamExt;
 use parking_lot::Mutex;
@@ -69,21 +70,24 @@ impl ProcessDriver {
         if let Some(wrong) = config.check().into_iter().next() {
             return Err(Error::invalid(wrong.path, wrong.message));
         }
-        let failed = |what: &str, e: &std::io::Error| Error::internal(format!("cannot {what}: {e}")).with_operation("build");
+        let failed = |what: &str, e: &std::io::Error| {
+            Error::internal(format!("cannot {what}: {e}")).with_operation("build")
+        };
         let (logs, orphans) = (build.state_dir.join("logs"), build.state_dir.join("orphans"));
         for dir in [&logs, &orphans] {
             private_dir(dir).map_err(|e| failed(&format!("make {}", dir.display()), &e))?;
         }
         let (_, hard) = raise_nofile();
-        let descriptors = config.sample_descriptors.unwrap_or_else(|| {
-            usize::try_from(hard.unwrap_or(1 << 20) / 2).unwrap_or(usize::MAX)
-        });
+        let descriptors = config
+            .sample_descriptors
+            .unwrap_or_else(|| usize::try_from(hard.unwrap_or(1 << 20) / 2).unwrap_or(usize::MAX));
         let host = match config.cgroups {
             Cgroups::Auto => Host::detect(build.agent.as_str(), config.cgroup_root.as_deref()),
             Cgroups::Off => Host::none("control groups are switched off in the driver's configuration"),
         };
         let capabilities = capabilities(&host);
-        let pool = Pool::start(usize::from(config.spawn_threads), SPAWN_QUEUE).map_err(|e| failed("start threads", &e))?;
+        let pool = Pool::start(usize::from(config.spawn_threads), SPAWN_QUEUE)
+            .map_err(|e| failed("start threads", &e))?;
         let shared = Arc::new(Shared {
             agent: build.agent.clone(),
             logs,
@@ -93,15 +97,21 @@ impl ProcessDriver {
             watch: Watch::new().map_err(|e| failed("make an epoll instance", &e))?,
             table: Mutex::new(Table::default()),
             starts: std::array::from_fn(|_| Mutex::new(())),
-            sampling: Mutex::new(Sampling { sampler: Sampler::new(Arc::new(Budget::new(descriptors))), kept: HashMap::new() }),
+            sampling: Mutex::new(Sampling {
+                sampler: Sampler::new(Arc::new(Budget::new(descriptors))),
+                kept: HashMap::new(),
+            }),
             events: Events::new(),
             sweeps: crate::shared::Sweeps::default(),
             commands: Arc::new(Semaphore::new(config.exec_sessions)),
             closing: CancellationToken::new(),
+            turns: std::sync::atomic::AtomicUsize::new(0),
             config,
         });
         if matches!(crate::sdk::exit::kernel_tells(), Ok(false)) {
-            tracing::info!("this kernel does not tell the exit codes of adopted processes (6.15 does): they count as unknown");
+            tracing::info!(
+                "this kernel does not tell the exit codes of adopted processes (6.15 does): they count as unknown"
+            );
         }
         let task = tokio::spawn(task::run(Arc::clone(&shared)));
         Ok(Self {
@@ -141,7 +151,12 @@ fn capabilities(host: &Host) -> Capabilities {
             Ok(version) => (Enforcement::Enforced, format!("cgroup v{version}")),
             Err(why) => (Enforcement::Advisory, why),
         };
-        LimitCapability { field, enforcement, by, live: true }
+        LimitCapability {
+            field,
+            enforcement,
+            by,
+            live: true,
+        }
     };
     let mut can = Capabilities::default();
     can.pause = true;
@@ -167,8 +182,8 @@ fn capabilities(host: &Host) -> Capabilities {
         limit(ResourceField::Io, Controller::Io),
     ];
     can.fields = BTreeMap::from([
-        ("stop_signal".to_owned(), FieldChangeMode::Live),
-        ("stop_grace".to_owned(), FieldChangeMode::Live),
+        ("spec.stop_signal".to_owned(), FieldChangeMode::Live),
+        ("spec.stop_grace".to_owned(), FieldChangeMode::Live),
     ]);
     can
 }
@@ -189,7 +204,9 @@ impl ObjectDriver for ProcessDriver {
 
     fn health(&self) -> DriverState {
         if self.shared.closing.is_cancelled() {
-            return DriverState::Unavailable { reason: "the driver has been shut down".to_owned() };
+            return DriverState::Unavailable {
+                reason: "the driver has been shut down".to_owned(),
+            };
         }
         DriverState::Healthy
     }
@@ -213,13 +230,18 @@ impl ObjectDriver for ProcessDriver {
         let value = |v: &ProcessSpec| serde_json::to_value(v).unwrap_or_default();
         let limits = |s: &ObjectSpec| serde_json::to_value(&s.resources).unwrap_or_default();
         let mut changes = FieldChange::between("spec", &value(&previous), &value(&next));
-        changes.extend(FieldChange::between("resources", &limits(before), &limits(request.next)));
+        changes.extend(FieldChange::between(
+            "resources",
+            &limits(before),
+            &limits(request.next),
+        ));
         Ok(if changes.is_empty() {
             Plan::new(PlanAction::NoOp, changes)
         } else if previous.restart_digest() == next.restart_digest() {
             Plan::new(PlanAction::InPlace, changes)
         } else {
-            Plan::new(PlanAction::Restart, changes).because("a running program cannot be given these; it is stopped and started")
+            Plan::new(PlanAction::Restart, changes)
+                .because("a running program cannot be given these; it is stopped and started")
         })
     }
 
@@ -228,7 +250,10 @@ impl ObjectDriver for ProcessDriver {
     }
 
     async fn delete(&self, request: DeleteRequest<'_>) -> Result<Deleted> {
-        self.shared.delete(request).await.map_err(|e| e.with_operation("delete"))
+        self.shared
+            .delete(request)
+            .await
+            .map_err(|e| e.with_operation("delete"))
     }
 
     async fn recover(&self, targets: &[Target<'_>]) -> Result<Vec<Recovered>> {
@@ -274,7 +299,10 @@ impl ObjectDriver for ProcessDriver {
         let task = self.task.lock().take();
         if let Some(task) = task {
             let mut task = task;
-            if timeout(left(deadline, begun).max(reserve), &mut task).await.is_err() {
+            if timeout(left(deadline, begun).max(reserve), &mut task)
+                .await
+                .is_err()
+            {
                 task.abort();
             }
         }
@@ -348,31 +376,59 @@ fn validate(object: &ObjectSpec, probe_remote: bool) -> Vec<Diagnostic> {
         Ok(spec) => spec,
         Err(e) => return vec![Diagnostic::error(e.path().unwrap_or("spec"), e.message())],
     };
-    let mut found: Vec<Diagnostic> = spec.check().into_iter().map(|(path, message)| Diagnostic::error(path, message)).collect();
+    let mut found: Vec<Diagnostic> = spec
+        .check()
+        .into_iter()
+        .map(|(path, message)| Diagnostic::error(path, message))
+        .collect();
     if let Err((path, message)) = spec.resolve_user() {
         found.push(Diagnostic::error(path, message));
     }
     if found.is_empty() {
         // What is missing now may be made by what it depends on.
-        let severity = if object.depends_on.is_empty() { Diagnostic::error } else { Diagnostic::warning };
-        found.extend(missing(&spec).into_iter().map(|(path, message)| severity(path, message)));
+        let severity = if object.depends_on.is_empty() {
+            Diagnostic::error
+        } else {
+            Diagnostic::warning
+        };
+        found.extend(
+            missing(&spec)
+                .into_iter()
+                .map(|(path, message)| severity(path, message)),
+        );
     }
     let resources = &object.resources;
-    for (field, is_set) in [("gpu", resources.gpu.is_some()), ("replicas", resources.replicas.is_some_and(|n| n != 1))] {
+    for (field, is_set) in [
+        ("gpu", resources.gpu.is_some()),
+        ("replicas", resources.replicas.is_some_and(|n| n != 1)),
+    ] {
         if is_set {
-            found.push(Diagnostic::error(format!("resources.{field}"), "a process has no such resource"));
+            found.push(Diagnostic::error(
+                format!("resources.{field}"),
+                "a process has no such resource",
+            ));
         }
     }
     if resources.priority.is_some() {
-        found.push(Diagnostic::warning("resources.priority", "has no effect on processes; use spec.nice and spec.ioprio"));
+        found.push(Diagnostic::warning(
+            "resources.priority",
+            "has no effect on processes; use spec.nice and spec.ioprio",
+        ));
     }
-    if resources.pids == Some(0) || resources.cpu.is_some_and(|c| c.millis() == 0) || resources.memory.is_some_and(|m| m.get() == 0) {
+    if resources.pids == Some(0)
+        || resources.cpu.is_some_and(|c| c.millis() == 0)
+        || resources.memory.is_some_and(|m| m.get() == 0)
+    {
         found.push(Diagnostic::error("resources", "a limit of 0 lets nothing run"));
     }
     let probe = object.health.as_ref().map(|health| &health.probe);
     let problem = match probe {
-        Some(ProbeAction::Exec(command)) if command.first().is_none_or(String::is_empty) => Some("must name a program".to_owned()),
-        Some(ProbeAction::Tcp(address)) => probe::parse_address(address).err().or_else(|| local_only(address, probe_remote)),
+        Some(ProbeAction::Exec(command)) if command.first().is_none_or(String::is_empty) => {
+            Some("must name a program".to_owned())
+        }
+        Some(ProbeAction::Tcp(address)) => probe::parse_address(address)
+            .err()
+            .or_else(|| local_only(address, probe_remote)),
         Some(ProbeAction::Http(url)) => match probe::parse_http(url) {
             Ok(url) => local_only(&url.address, probe_remote),
             Err(message) => Some(message),
@@ -396,21 +452,33 @@ fn missing(spec: &ProcessSpec) -> Vec<(String, String)> {
     let mut missing = Vec::new();
     let cwd = spec.cwd.as_deref().unwrap_or(Path::new("/"));
     if !cwd.is_dir() {
-        missing.push(("spec.cwd".to_owned(), format!("{} is not a directory", cwd.display())));
+        missing.push((
+            "spec.cwd".to_owned(),
+            format!("{} is not a directory", cwd.display()),
+        ));
     }
     if let Stdin::File(path) = &spec.stdin
         && !path.exists()
     {
-        missing.push(("spec.stdin.file".to_owned(), format!("{} does not exist", path.display())));
+        missing.push((
+            "spec.stdin.file".to_owned(),
+            format!("{} does not exist", path.display()),
+        ));
     }
     let name = spec.command.first().map_or("", String::as_str);
     let path = spec.env.get("PATH").map_or(DEFAULT_PATH, String::as_str);
     if name.contains('/') {
         if !cwd.join(name).exists() {
-            missing.push(("spec.command[0]".to_owned(), format!("command not found: {name:?}")));
+            missing.push((
+                "spec.command[0]".to_owned(),
+                format!("command not found: {name:?}"),
+            ));
         }
     } else if !path.split(':').any(|dir| cwd.join(dir).join(name).is_file()) {
-        missing.push(("spec.command[0]".to_owned(), format!("command not found: {name:?} (looked in PATH {path})")));
+        missing.push((
+            "spec.command[0]".to_owned(),
+            format!("command not found: {name:?} (looked in PATH {path})"),
+        ));
     }
     missing
 }

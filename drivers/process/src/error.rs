@@ -13,14 +13,20 @@ pub(crate) fn spawn(error: &SpawnError, guid: Guid) -> Error {
         _ if error.is_exhaustion() => ErrorKind::Busy,
         libc::EACCES | libc::EPERM => ErrorKind::Denied,
         libc::ENOENT | libc::ENOTDIR => ErrorKind::NotFound,
-        libc::EINVAL | libc::E2BIG | libc::ENOEXEC | libc::EISDIR | libc::ELOOP | libc::ENAMETOOLONG => ErrorKind::Invalid,
+        libc::EINVAL | libc::E2BIG | libc::ENOEXEC | libc::EISDIR | libc::ELOOP | libc::ENAMETOOLONG => {
+            ErrorKind::Invalid
+        }
         _ => ErrorKind::Internal,
     };
     let built = Error::new(kind, error.message.clone())
         .with_operation("apply")
         .with_object(guid)
         .with_context("errno", error.errno)
-        .with_retry(if error.is_exhaustion() { Retry::Later } else { Retry::Never });
+        .with_retry(if error.is_exhaustion() {
+            Retry::Later
+        } else {
+            Retry::Never
+        });
     match error.path {
         Some(path) => built.with_path(format!("spec.{path}")),
         None => built,
@@ -54,5 +60,9 @@ pub(crate) fn not_found(guid: Guid, why: impl std::fmt::Display) -> Error {
 
 /// The deadline passed.
 pub(crate) fn timeout(guid: Guid, what: &str) -> Error {
-    Error::new(ErrorKind::Timeout, format!("{what} took longer than the operation may take")).with_object(guid)
+    Error::new(
+        ErrorKind::Timeout,
+        format!("{what} took longer than the operation may take"),
+    )
+    .with_object(guid)
 }

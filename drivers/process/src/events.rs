@@ -49,14 +49,17 @@ impl Events {
             return Box::pin(futures_util::stream::empty());
         };
         let lost = Arc::clone(&self.lost);
-        Box::pin(futures_util::stream::unfold((receiver, lost), |(mut receiver, lost)| async move {
-            // Set only while the queue is full, so it is seen at the latest before the queue has been read empty.
-            if lost.swap(false, Ordering::AcqRel) {
-                return Some((DriverEvent::Gap(None), (receiver, lost)));
-            }
-            let event = receiver.recv().await?;
-            Some((event, (receiver, lost)))
-        }))
+        Box::pin(futures_util::stream::unfold(
+            (receiver, lost),
+            |(mut receiver, lost)| async move {
+                // Set only while the queue is full, so it is seen at the latest before the queue has been read empty.
+                if lost.swap(false, Ordering::AcqRel) {
+                    return Some((DriverEvent::Gap(None), (receiver, lost)));
+                }
+                let event = receiver.recv().await?;
+                Some((event, (receiver, lost)))
+            },
+        ))
     }
 
     /// Ends the stream after what is in the queue.

@@ -79,13 +79,25 @@ impl LimitsData {
 
 impl From<Wanted> for LimitsData {
     fn from(w: Wanted) -> Self {
-        Self { cpu_millis: w.cpu_millis, memory: w.memory_bytes, pids: w.pids, io_read: w.io_read, io_write: w.io_write }
+        Self {
+            cpu_millis: w.cpu_millis,
+            memory: w.memory_bytes,
+            pids: w.pids,
+            io_read: w.io_read,
+            io_write: w.io_write,
+        }
     }
 }
 
 impl From<LimitsData> for Wanted {
     fn from(l: LimitsData) -> Self {
-        Self { cpu_millis: l.cpu_millis, memory_bytes: l.memory, pids: l.pids, io_read: l.io_read, io_write: l.io_write }
+        Self {
+            cpu_millis: l.cpu_millis,
+            memory_bytes: l.memory,
+            pids: l.pids,
+            io_read: l.io_read,
+            io_write: l.io_write,
+        }
     }
 }
 
@@ -97,14 +109,24 @@ impl HandleData {
     /// Reads a handle of any version ever written.
     pub(crate) fn read(handle: &Handle) -> Result<Self> {
         if handle.version != VERSION {
-            return Err(Error::invalid("handle", format!("handle version {} is not known; this driver reads {VERSION}", handle.version)));
+            return Err(Error::invalid(
+                "handle",
+                format!(
+                    "handle version {} is not known; this driver reads {VERSION}",
+                    handle.version
+                ),
+            ));
         }
-        serde_json::from_value(handle.data.clone()).map_err(|e| Error::invalid("handle", format!("the handle cannot be read: {e}")))
+        serde_json::from_value(handle.data.clone())
+            .map_err(|e| Error::invalid("handle", format!("the handle cannot be read: {e}")))
     }
 
     /// The handle to store.
     pub(crate) fn write(&self) -> Handle {
-        Handle::new(VERSION, serde_json::to_value(self).expect("the data has only string keys and finite numbers"))
+        Handle::new(
+            VERSION,
+            serde_json::to_value(self).expect("the data has only string keys and finite numbers"),
+        )
     }
 
     pub(crate) fn stop_signal(&self) -> Signal {

@@ -10,7 +10,7 @@ use agent_api_driver::{LogChunk, LogReadRequest, LogStreamOut, Result, Target};
 
 use crate::error;
 use crate::sdk::logfile::Stream;
-use crate::sdk::logread::{self, Position, Start};
+use crate::sdk::logread::{self, Budget, Position, Start};
 use crate::shared::Shared;
 
 /// How much is read of a stream at once.
@@ -28,7 +28,11 @@ pub(crate) struct Cursor {
 
 impl Cursor {
     pub(crate) fn new(guid: Guid) -> Self {
-        Self { guid, stdout: None, stderr: None }
+        Self {
+            guid,
+            stdout: None,
+            stderr: None,
+        }
     }
 
     pub(crate) fn get(&self, stream: Stream) -> Option<Position> {
@@ -51,10 +55,15 @@ impl Cursor {
 
     /// Reads a cursor of this object.
     pub(crate) fn parse(text: &str, guid: Guid) -> Result<Self> {
-        Self::read(text).filter(|cursor| cursor.guid == guid).ok_or_else(|| {
-            Error::invalid("cursor", "this is not a cursor of this object's logs; give one from an earlier answer, or none")
+        Self::read(text)
+            .filter(|cursor| cursor.guid == guid)
+            .ok_or_else(|| {
+                Error::invalid(
+                    "cursor",
+                    "this is not a cursor of this object's logs; give one from an earlier answer, or none",
+                )
                 .with_object(guid)
-        })
+            })
     }
 
     fn read(text: &str) -> Option<Self> {
@@ -64,8 +73,15 @@ impl Cursor {
         for part in parts {
             let (stream, place) = part.split_once('=')?;
             let (incarnation, offset) = place.split_once(':')?;
-            let hex = |digits: &str| u64::from_str_radix(digits, 16).ok().filter(|_| !digits.starts_with('+'));
-            let position = Position { incarnation: hex(incarnation)?, offset: hex(offset)? };
+            let hex = |digits: &str| {
+                u64::from_str_radix(digits, 16)
+                    .ok()
+                    .filter(|_| !digits.starts_with('+'))
+            };
+            let position = Position {
+                incarnation: hex(incarnation)?,
+                offset: hex(offset)?,
+            };
             cursor.set(Stream::BOTH.into_iter().find(|s| short(*s) == stream)?, position);
         }
         Some(cursor)
@@ -118,14 +134,23 @@ struct Reader {
 
 impl Shared {
     /// See [`agent_api_driver::Logs::read`].
-    pub(crate) fn read_logs(self: &Arc<Self>, target: Target<'_>, request: &LogReadRequest) -> Result<LogStreamOut> {
+    pub(crate) fn read_logs(
+        self: &Arc<Self>,
+        target: Target<'_>,
+        request: &LogReadRequest,
+    ) -> Result<LogStreamOut> {
         self.check_open()?;
         let guid = target.guid;
         if !self.files(guid).dir().exists() {
             return Err(error::not_found(guid, "it has no log files"));
         }
-        let cursor = request.cursor.as_deref().map(|text| Cursor::parse(text, guid)).transpose()?;
-        let wanted = |stream: Stream| request.streams.is_empty() || request.streams.contains(&to_stream(stream));
+        let cursor = request
+            .cursor
+            .as_deref()
+            .map(|text| Cursor::parse(text, guid))
+            .transpose()?;
+        let wanted =
+            |stream: Stream| request.streams.is_empty() || request.streams.contains(&to_stream(stream));
         let reader = Reader {
             shared: Arc::clone(self),
             guid,
@@ -139,10 +164,13 @@ impl Shared {
             failed: false,
             placed: false,
         };
-        Ok(Box::pin(futures_util::stream::unfold(reader, |mut reader| async move {
-            let item = reader.next().await?;
-            Some((item, reader))
-        })))
+        Ok(Box::pin(futures_util::stream::unfold(
+            reader,
+            |mut reader| async move {
+                let item = reader.next().await?;
+                Some((item, reader))
+            },
+        )))
     }
 }
 
@@ -187,7 +215,9 @@ impl Reader {
         let ended = !self.follow || !self.shared.is_running(self.guid);
         for stream in self.streams.clone() {
             let place = logread::place(&files, stream, Start::Tail(lines), ended);
-            if let Some(position) = place.map_err(|e| error::system(&e, "cannot read its log files", self.guid))? {
+            if let Some(position) =
+                place.map_err(|e| error::system(&e, "cannot read its log files", self.guid))?
+            {
                 self.cursor.set(stream, position);
             }
         }
@@ -207,7 +237,10 @@ impl Reader {
         }
         // Nobody writes any more, or the reader wants what is there now, be it a whole line or not.
         let ended = !self.follow || !self.shared.is_running(self.guid);
-        let read = tokio::task::spawn_blocking(move || logread::read(&files, stream, start, PIECE, ended)).await;
+        let read = tokio::task::spawn_blocking(move || {
+            logread::read(&files, stream, start, Budget::about(PIECE), ended)
+        })
+        .await;
         let chunk = match read {
             Ok(Ok(Some(chunk))) => chunk,
             Ok(Ok(None)) => {
@@ -244,11 +277,30 @@ mod tests {
         let guid = Guid::generate();
         let mut cursor = Cursor::new(guid);
         assert_eq!(Cursor::parse(&cursor.to_string(), guid).unwrap(), cursor);
-        cursor.set(Stream::Stdout, Position { incarnation: u64::MAX, offset: 7 });
-        cursor.set(Stream::Stderr, Position { incarnation: 1, offset: 0 });
+        cursor.set(
+            Stream::Stdout,
+            Position {
+                incarnation: u64::MAX,
+                offset: 7,
+            },
+        );
+        cursor.set(
+            Stream::Stderr,
+            Position {
+                incarnation: 1,
+                offset: 0,
+            },
+        );
         assert_eq!(Cursor::parse(&cursor.to_string(), guid).unwrap(), cursor);
         assert!(Cursor::parse(&cursor.to_string(), Guid::generate()).is_err());
-        for bad in ["", "1", "2;x", &format!("1;{guid};x=1:1"), &format!("1;{guid};o=g:1"), &format!("1;{guid};o=+1:1")] {
+        for bad in [
+            "",
+            "1",
+            "2;x",
+            &format!("1;{guid};x=1:1"),
+            &format!("1;{guid};o=g:1"),
+            &format!("1;{guid};o=+1:1"),
+        ] {
             let error = Cursor::parse(bad, guid).unwrap_err();
             assert_eq!(error.path(), Some("cursor"), "{bad:?}");
         }

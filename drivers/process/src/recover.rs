@@ -1,22 +1,31 @@
 //! Finding processes of an earlier run of the agent.
 
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use agent_api_driver::model::{Guid, OpId, Timestamp};
+use agent_api_driver::model::{ExitStatus, Guid, OpId, Timestamp};
 use agent_api_driver::{Handle, Mark, Recovered, RecoveredState, Result, Target};
+
+use rustix::process::Signal;
 
 use crate::error;
 use crate::handle::HandleData;
 use crate::sdk::cgroup::{Applied as AppliedLimit, Controller, Wanted};
+use crate::sdk::exit::{self, ExitKind, Reaped};
 use crate::sdk::identity::{Found, Marked, marked};
+use crate::sdk::procfs;
+use crate::sdk::sweep::signal_group;
 use crate::shared::Shared;
-use crate::table::next_revision;
+use crate::table::{exit_status, next_revision};
 
 impl Shared {
     /// See [`agent_api_driver::ObjectDriver::recover`].
     pub(crate) async fn recover(self: &Arc<Self>, targets: &[Target<'_>]) -> Result<Vec<Recovered>> {
         self.check_open()?;
-        let targets: Vec<_> = targets.iter().map(|t| (t.guid, HandleData::read(t.handle))).collect();
+        let targets: Vec<_> = targets
+            .iter()
+            .map(|t| (t.guid, HandleData::read(t.handle)))
+            .collect();
         let shared = Arc::clone(self);
         let work = move |_: &mut crate::sdk::pool::Scratch| -> Vec<Recovered> {
             targets
@@ -36,7 +45,13 @@ impl Shared {
     fn recover_one(&self, guid: Guid, data: HandleData) -> RecoveredState {
         let name = guid.to_string();
         let _one_at_a_time = self.start_lock(guid).lock();
-        if let Some(entry) = self.table.lock().objects.get(&guid).filter(|e| e.data.identity == data.identity) {
+        if let Some(entry) = self
+            .table
+            .lock()
+            .objects
+            .get(&guid)
+            .filter(|e| e.data.identity == data.identity)
+        {
             // Recovered before; the answer is the same.
             return match &entry.pidfd {
                 Some(_) => RecoveredState::Adopted(entry.status(), None),
@@ -44,10 +59,23 @@ impl Shared {
             };
         }
         match data.identity.find(&name) {
-            Ok(Found::Alive(pidfd)) => match self.adopt_found(guid, data, pidfd) {
-                Ok(applied) => RecoveredState::Adopted(applied.status, None),
-                Err(e) => RecoveredState::Lost(format!("it runs, but cannot be watched: {e}")),
-            },
+            Ok(Found::Alive(pidfd)) if procfs::stat(data.identity.pid).is_ok_and(|s| s.is_dead()) => {
+                // Ended, and nobody has waited for it: whatever it left behind goes, and perhaps its code can be had.
+                let (pid, start_ticks) = (data.identity.pid, data.identity.start_ticks);
+                self.host.existing(&name).kill();
+                if let Err(error) = signal_group(pidfd.as_fd(), pid, start_ticks, Signal::KILL) {
+                    tracing::warn!(%guid, %error, "cannot end what a process left behind");
+                }
+                match exit::reap(pidfd.as_fd()) {
+                    Reaped::Done(kind) => {
+                        let status = exit_status(kind, Some("ended while the agent was away"));
+                        RecoveredState::Exited(self.ended_before(guid, data, status).status)
+                    }
+                    // Its parent is slow: the code comes as an event.
+                    Reaped::NotYet | Reaped::Alive => self.adopt_or_lose(guid, data, pidfd),
+                }
+            }
+            Ok(Found::Alive(pidfd)) => self.adopt_or_lose(guid, data, pidfd),
             Ok(Found::Ended(why)) => {
                 // A restart whose handle was never stored.
                 if let Some(run) = self.recorded(guid).filter(|run| run.identity != data.identity)
@@ -58,10 +86,17 @@ impl Shared {
                 }
                 // The first process has ended, so the object has; what it left behind goes with it.
                 self.host.existing(&name).kill();
-                RecoveredState::Exited(self.ended_before(guid, data, why).status)
+                RecoveredState::Exited(self.ended_before(guid, data, away(why)).status)
             }
             Ok(Found::Stranger(why)) => RecoveredState::Foreign(why),
             Err(e) => RecoveredState::Lost(format!("cannot look at the process: {e}")),
+        }
+    }
+
+    fn adopt_or_lose(&self, guid: Guid, data: HandleData, pidfd: OwnedFd) -> RecoveredState {
+        match self.adopt_found(guid, data, pidfd) {
+            Ok(applied) => RecoveredState::Adopted(applied.status, None),
+            Err(e) => RecoveredState::Lost(format!("it runs, but cannot be watched: {e}")),
         }
     }
 
@@ -69,7 +104,11 @@ impl Shared {
     pub(crate) async fn discover(self: &Arc<Self>) -> Result<Vec<(Mark, Handle)>> {
         self.check_open()?;
         let shared = Arc::clone(self);
-        let found = self.pool.run(move |_| shared.discover_now()).await.map_err(error::closed)?;
+        let found = self
+            .pool
+            .run(move |_| shared.discover_now())
+            .await
+            .map_err(error::closed)?;
         found.map_err(|e| {
             agent_api_driver::model::Error::new(
                 agent_api_driver::model::ErrorKind::Unavailable,
@@ -81,28 +120,52 @@ impl Shared {
     fn discover_now(&self) -> std::io::Result<Vec<(Mark, Handle)>> {
         let mut all: Vec<(Guid, OpId, Marked)> = marked(self.agent.as_str())?
             .into_iter()
-            .filter_map(|m| Some((m.mark.guid.parse().ok()?, m.mark.op_id.as_deref()?.parse().ok()?, m)))
+            .filter_map(|m| {
+                Some((
+                    m.mark.guid.parse().ok()?,
+                    m.mark.op_id.as_deref()?.parse().ok()?,
+                    m,
+                ))
+            })
             .filter(|(guid, _, _)| !self.orphan_mark(*guid).exists())
             .collect();
         // One for each object: its first process, which leads its session, else the oldest.
         all.sort_by_key(|(guid, _, m)| (*guid, !m.leader, m.identity.start_ticks, m.identity.pid));
         all.dedup_by_key(|(guid, _, _)| *guid);
+        // Those we watch are known to run, also where a program has just begun and shows no environment yet.
+        let watched: Vec<(Guid, OpId, HandleData)> = {
+            let table = self.table.lock();
+            let live = table.objects.iter().filter(|(_, entry)| entry.pidfd.is_some());
+            live.map(|(guid, entry)| (*guid, entry.data.op_id, entry.data.clone()))
+                .collect()
+        };
+        all.retain(|(guid, _, _)| !watched.iter().any(|(known, _, _)| known == guid));
         // Groups that nobody is in and no object has are of no use.
         for name in self.host.leftovers() {
-            let known = name.parse().is_ok_and(|guid: Guid| self.table.lock().objects.contains_key(&guid));
+            let known = name
+                .parse()
+                .is_ok_and(|guid: Guid| self.table.lock().objects.contains_key(&guid));
             if !known {
                 let _in_use = self.host.existing(&name).remove();
             }
         }
-        let found = all.into_iter().map(|(guid, op_id, m)| {
-            let table = self.table.lock();
-            let known = table.objects.get(&guid).filter(|e| e.data.identity == m.identity).map(|e| e.data.clone());
-            drop(table);
-            let recorded = || self.recorded(guid).filter(|run| run.identity == m.identity);
-            let data = known.or_else(recorded).unwrap_or_else(|| Self::data_of(&m));
-            (Mark { agent: self.agent.clone(), guid, op_id }, data.write())
+        let unwatched = all.into_iter().map(|(guid, op_id, m)| {
+            let recorded = self.recorded(guid).filter(|run| run.identity == m.identity);
+            (guid, op_id, recorded.unwrap_or_else(|| Self::data_of(&m)))
         });
-        Ok(found.collect())
+        let found = watched.into_iter().chain(unwatched);
+        Ok(found
+            .map(|(guid, op_id, data)| {
+                (
+                    Mark {
+                        agent: self.agent.clone(),
+                        guid,
+                        op_id,
+                    },
+                    data.write(),
+                )
+            })
+            .collect())
     }
 
     /// What is known of a process by nothing but its mark.
@@ -130,9 +193,21 @@ impl Shared {
             .filter(|controller| wanted.is_set(*controller))
             .map(|controller| AppliedLimit {
                 controller,
-                result: self.host.enforces(controller).map(|version| format!("cgroup v{version}, set before the agent restarted")),
+                result: self
+                    .host
+                    .enforces(controller)
+                    .map(|version| format!("cgroup v{version}, set before the agent restarted")),
             })
             .collect();
         Self::limit_statuses(&crate::spec::resources(wanted), &applied)
+    }
+}
+
+/// An end that nobody saw.
+pub(crate) fn away(why: &str) -> ExitStatus {
+    let reason = format!("ended while the agent was away: {why}");
+    ExitStatus {
+        at: None,
+        ..exit_status(ExitKind::Unknown, Some(&reason))
     }
 }

@@ -3,10 +3,13 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use agent_api_driver::Result;
-use agent_api_driver::model::{AgentId, Enforcement, EvidenceSource, Guid, LimitStatus, OpId, ResourceField, Resources};
+use agent_api_driver::model::{
+    AgentId, Enforcement, EvidenceSource, Guid, LimitStatus, OpId, ResourceField, Resources,
+};
 use agent_api_driver::{DriverEvent, ObjectState};
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, oneshot};
@@ -20,8 +23,8 @@ use crate::sdk::exit::ExitKind;
 use crate::sdk::logfile::LogFiles;
 use crate::sdk::pool::Pool;
 use crate::sdk::sample::{Kept, Sampler};
-use crate::sdk::watch::Watch;
 use crate::sdk::sweep;
+use crate::sdk::watch::Watch;
 use crate::table::{Table, Watched, exit_status};
 
 /// What all parts of the driver share.
@@ -42,6 +45,8 @@ pub(crate) struct Shared {
     pub sweeps: Sweeps,
     pub commands: Arc<Semaphore>,
     pub closing: CancellationToken,
+    /// Collections of logs so far.
+    pub turns: AtomicUsize,
 }
 
 /// What sampling keeps between two passes.
@@ -65,7 +70,11 @@ impl Shared {
     }
 
     pub(crate) fn check_open(&self) -> Result<()> {
-        if self.closing.is_cancelled() { Err(error::closed(crate::sdk::pool::Closed)) } else { Ok(()) }
+        if self.closing.is_cancelled() {
+            Err(error::closed(crate::sdk::pool::Closed))
+        } else {
+            Ok(())
+        }
     }
 
     pub(crate) fn start_lock(&self, guid: Guid) -> &Mutex<()> {
@@ -80,7 +89,11 @@ impl Shared {
     /// The mark of what an operation makes.
     pub(crate) fn mark(&self, guid: Guid, op_id: OpId) -> [(&'static str, String); 3] {
         use crate::sdk::identity::{MARK_AGENT, MARK_GUID, MARK_OP};
-        [(MARK_AGENT, self.agent.to_string()), (MARK_GUID, guid.to_string()), (MARK_OP, op_id.to_string())]
+        [
+            (MARK_AGENT, self.agent.to_string()),
+            (MARK_GUID, guid.to_string()),
+            (MARK_OP, op_id.to_string()),
+        ]
     }
 
     /// Notes and reports the end of a watched process.
@@ -96,7 +109,9 @@ impl Shared {
             }
             return;
         };
-        let Some((guid, entry)) = table.by_key(key) else { return };
+        let Some((guid, entry)) = table.by_key(key) else {
+            return;
+        };
         if let Some(pidfd) = entry.pidfd.take() {
             self.watch.remove(std::os::fd::AsFd::as_fd(&*pidfd));
         }
@@ -104,7 +119,11 @@ impl Shared {
         entry.exit = Some(exit_status(kind, if oom { Some("oom-killed") } else { reason }));
         entry.paused = false;
         let known = kind != ExitKind::Unknown;
-        entry.changed(if known { EvidenceSource::Event } else { EvidenceSource::Inferred });
+        entry.changed(if known {
+            EvidenceSource::Event
+        } else {
+            EvidenceSource::Inferred
+        });
         for waiter in entry.waiters.drain(..) {
             // Who waited may have given up.
             let _gave_up = waiter.send(());
@@ -130,7 +149,11 @@ impl Shared {
 
     /// Whether the object's process is running as far as we know.
     pub(crate) fn is_running(&self, guid: Guid) -> bool {
-        self.table.lock().objects.get(&guid).is_some_and(|e| e.state() != ObjectState::Exited)
+        self.table
+            .lock()
+            .objects
+            .get(&guid)
+            .is_some_and(|e| e.state() != ObjectState::Exited)
     }
 
     /// Kills what bears the object's mark, where no cgroup holds the tree. Many callers share one walk over `/proc`.
@@ -144,7 +167,12 @@ impl Shared {
             let state = self.sweeps.state.lock();
             (state.asked, state.doomed.clone())
         };
-        let result = self.pool.run(move |_| sweep::kill_marked(&doomed)).await.map_err(error::closed)?;
+        let agent = self.agent.clone();
+        let result = self
+            .pool
+            .run(move |_| sweep::kill_marked(agent.as_str(), &doomed))
+            .await
+            .map_err(error::closed)?;
         result.map_err(|e| error::system(&e, "cannot walk /proc", guid))?;
         self.sweeps.state.lock().done = through;
         drop(ticket);
@@ -155,13 +183,21 @@ impl Shared {
     pub(crate) fn limit_statuses(resources: &Resources, applied: &[AppliedLimit]) -> Vec<LimitStatus> {
         let mut statuses = Vec::new();
         let mut say = |field: ResourceField, value: String, controller: Controller| {
-            let result = applied.iter().find(|a| a.controller == controller).map(|a| a.result.clone());
+            let result = applied
+                .iter()
+                .find(|a| a.controller == controller)
+                .map(|a| a.result.clone());
             let (enforcement, by) = match result {
                 Some(Ok(by)) => (Enforcement::Enforced, by),
                 Some(Err(why)) => (Enforcement::Advisory, why),
                 None => (Enforcement::Advisory, String::new()),
             };
-            statuses.push(LimitStatus { field, value, enforcement, by });
+            statuses.push(LimitStatus {
+                field,
+                value,
+                enforcement,
+                by,
+            });
         };
         if let Some(cpu) = resources.cpu {
             say(ResourceField::Cpu, cpu.to_string(), Controller::Cpu);
@@ -173,8 +209,14 @@ impl Shared {
             say(ResourceField::Pids, pids.to_string(), Controller::Pids);
         }
         if let Some(io) = resources.io {
-            let text = |b: Option<agent_api_driver::model::ByteQuantity>| b.map_or("-".to_owned(), |b| b.to_string());
-            say(ResourceField::Io, format!("read {} write {}", text(io.read), text(io.write)), Controller::Io);
+            let text = |b: Option<agent_api_driver::model::ByteQuantity>| {
+                b.map_or("-".to_owned(), |b| b.to_string())
+            };
+            say(
+                ResourceField::Io,
+                format!("read {} write {}", text(io.read), text(io.write)),
+                Controller::Io,
+            );
         }
         if let Some(priority) = resources.priority {
             let by = "processes have `nice` and `ioprio` in their spec instead".to_owned();
@@ -222,8 +264,14 @@ impl Sweeps {
         let guid = guid.to_string();
         let mut state = self.state.lock();
         state.asked += 1;
-        state.doomed.insert(guid.clone(), sweep::now_ticks().saturating_add(1));
-        Ticket { sweeps: self, number: state.asked, guid }
+        state
+            .doomed
+            .insert(guid.clone(), sweep::now_ticks().saturating_add(1));
+        Ticket {
+            sweeps: self,
+            number: state.asked,
+            guid,
+        }
     }
 }
 

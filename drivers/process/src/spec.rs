@@ -62,7 +62,11 @@ pub struct ProcessSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop_signal: Option<String>,
     /// How long it may then take before it is killed; the driver's `stop_grace` (10 s) by default.
-    #[serde(default, with = "crate::text_duration::optional", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        with = "crate::text_duration::optional",
+        skip_serializing_if = "Option::is_none"
+    )]
     #[schemars(with = "Option<String>")]
     pub stop_grace: Option<Duration>,
 }
@@ -161,10 +165,17 @@ pub(crate) type Wrong = (String, String);
 impl ProcessSpec {
     /// Reads the driver's part of a spec.
     pub(crate) fn parse(spec: &ObjectSpec) -> Result<Self, Error> {
-        let value = if spec.spec.is_null() { Value::Object(serde_json::Map::new()) } else { spec.spec.clone() };
+        let value = if spec.spec.is_null() {
+            Value::Object(serde_json::Map::new())
+        } else {
+            spec.spec.clone()
+        };
         serde_json::from_value(value).map_err(|e| {
             let message = e.to_string();
-            let field = message.split('`').nth(1).filter(|f| f.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'));
+            let field = message
+                .split('`')
+                .nth(1)
+                .filter(|f| f.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'));
             let path = field.map_or_else(|| "spec".to_owned(), |field| format!("spec.{field}"));
             Error::invalid(path, message).with_hint("see `agent schema process`")
         })
@@ -179,16 +190,26 @@ impl ProcessSpec {
         }
         for (i, argument) in self.command.iter().enumerate().filter(|(_, a)| a.contains('\0')) {
             let _ = argument;
-            say(format!("spec.command[{i}]"), "has a NUL byte, which no program can be given");
+            say(
+                format!("spec.command[{i}]"),
+                "has a NUL byte, which no program can be given",
+            );
         }
         for (key, value) in &self.env {
             if key.is_empty() || key.contains(['=', '\0']) || value.contains('\0') {
-                say(format!("spec.env[{key:?}]"), "names must not be empty nor have `=`, and neither names nor values a NUL byte");
+                say(
+                    format!("spec.env[{key:?}]"),
+                    "names must not be empty nor have `=`, and neither names nor values a NUL byte",
+                );
             } else if matches!(key.as_str(), "AGENT_GUID" | "AGENT_OP_ID" | "AGENT_ID") {
-                say(format!("spec.env.{key}"), "is set by the agent: it is the mark by which the process is found again");
+                say(
+                    format!("spec.env.{key}"),
+                    "is set by the agent: it is the mark by which the process is found again",
+                );
             }
         }
-        let bad_path = |path: &PathBuf| !path.is_absolute() || path.as_os_str().as_encoded_bytes().contains(&0);
+        let bad_path =
+            |path: &PathBuf| !path.is_absolute() || path.as_os_str().as_encoded_bytes().contains(&0);
         if self.cwd.as_ref().is_some_and(bad_path) {
             say("spec.cwd".into(), "must be an absolute path");
         }
@@ -197,7 +218,11 @@ impl ProcessSpec {
         {
             say("spec.stdin.file".into(), "must be an absolute path");
         }
-        if self.umask.as_deref().is_some_and(|text| parse_umask(text).is_none()) {
+        if self
+            .umask
+            .as_deref()
+            .is_some_and(|text| parse_umask(text).is_none())
+        {
             say("spec.umask".into(), "must be octal, 000 to 777");
         }
         if self.nice.is_some_and(|n| !(-20..=19).contains(&n)) {
@@ -212,9 +237,15 @@ impl ProcessSpec {
         for (name, limit) in &self.rlimits {
             if limits::rlimit(name).is_none() {
                 let known = limits::RLIMITS.map(|(known, _)| known).join(", ");
-                say(format!("spec.rlimits.{name}"), &format!("is not a limit; known are {known}"));
+                say(
+                    format!("spec.rlimits.{name}"),
+                    &format!("is not a limit; known are {known}"),
+                );
             } else if matches!(limit, RlimitSpec::Each { soft, hard } if soft.get() > hard.get()) {
-                say(format!("spec.rlimits.{name}"), "the soft limit is above the hard one");
+                say(
+                    format!("spec.rlimits.{name}"),
+                    "the soft limit is above the hard one",
+                );
             }
         }
         if let Some(Err(message)) = self.stop_signal.as_deref().map(signal::parse) {
@@ -225,20 +256,45 @@ impl ProcessSpec {
 
     /// The signal that asks it to end.
     pub(crate) fn stop_signal(&self) -> Signal {
-        self.stop_signal.as_deref().and_then(|s| signal::parse(s).ok()).unwrap_or(Signal::TERM)
+        self.stop_signal
+            .as_deref()
+            .and_then(|s| signal::parse(s).ok())
+            .unwrap_or(Signal::TERM)
     }
 
     /// The user and group to become, where they are not the agent's own, and the user's entry.
     pub(crate) fn resolve_user(&self) -> Result<(Option<Ids>, Option<users::User>), Wrong> {
-        let user = self.user.as_deref().map(users::user).transpose().map_err(|e| ("spec.user".to_owned(), e))?;
-        let group = self.group.as_deref().map(users::group).transpose().map_err(|e| ("spec.group".to_owned(), e))?;
-        let (own_uid, own_gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        let user = self
+            .user
+            .as_deref()
+            .map(users::user)
+            .transpose()
+            .map_err(|e| ("spec.user".to_owned(), e))?;
+        let group = self
+            .group
+            .as_deref()
+            .map(users::group)
+            .transpose()
+            .map_err(|e| ("spec.group".to_owned(), e))?;
+        let (own_uid, own_gid) = (
+            rustix::process::geteuid().as_raw(),
+            rustix::process::getegid().as_raw(),
+        );
         let uid = user.as_ref().map_or(own_uid, |u| u.uid);
         let gid = group.or(user.as_ref().map(|u| u.gid)).unwrap_or(own_gid);
         let ids = (uid, gid) != (own_uid, own_gid) || (own_uid == 0 && (user.is_some() || group.is_some()));
         if ids && own_uid != 0 {
-            let field = if self.user.is_some() { "spec.user" } else { "spec.group" };
-            return Err((field.to_owned(), format!("only root may start processes as uid {uid} gid {gid}; the agent runs as uid {own_uid}")));
+            let field = if self.user.is_some() {
+                "spec.user"
+            } else {
+                "spec.group"
+            };
+            return Err((
+                field.to_owned(),
+                format!(
+                    "only root may start processes as uid {uid} gid {gid}; the agent runs as uid {own_uid}"
+                ),
+            ));
         }
         Ok((ids.then_some(Ids { uid, gid }), user))
     }
@@ -297,7 +353,12 @@ impl ProcessSpec {
                     RlimitSpec::Both(value) => (value.get(), value.get()),
                     RlimitSpec::Each { soft, hard } => (soft.get(), hard.get()),
                 };
-                Some(Rlimit { name, resource, soft, hard })
+                Some(Rlimit {
+                    name,
+                    resource,
+                    soft,
+                    hard,
+                })
             })
             .collect();
         // The agent raises its own; its children get what it was started with.
@@ -305,22 +366,35 @@ impl ProcessSpec {
             && let Some((name, resource)) = limits::rlimit("nofile")
         {
             let infinite = libc::RLIM_INFINITY;
-            all.push(Rlimit { name, resource, soft: soft.unwrap_or(infinite), hard: hard.unwrap_or(infinite) });
+            all.push(Rlimit {
+                name,
+                resource,
+                soft: soft.unwrap_or(infinite),
+                hard: hard.unwrap_or(infinite),
+            });
         }
         all
     }
 
     /// A number that is the same for specs that need no restart between them.
     pub(crate) fn restart_digest(&self) -> u64 {
-        let same = Self { stop_signal: None, stop_grace: None, ..self.clone() };
+        let same = Self {
+            stop_signal: None,
+            stop_grace: None,
+            ..self.clone()
+        };
         let text = serde_json::to_vec(&same).unwrap_or_default();
         // FNV-1a: stable over versions and hosts, because it is kept in handles.
-        text.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
+        text.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+            (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3)
+        })
     }
 }
 
 fn parse_umask(text: &str) -> Option<u32> {
-    u32::from_str_radix(text, 8).ok().filter(|mask| *mask <= 0o777 && !text.starts_with('+'))
+    u32::from_str_radix(text, 8)
+        .ok()
+        .filter(|mask| *mask <= 0o777 && !text.starts_with('+'))
 }
 
 /// The limits of an object in the words of the cgroup code.
@@ -337,7 +411,10 @@ pub(crate) fn wanted(resources: &Resources) -> Wanted {
 /// The other way round, for limits that are known from a handle.
 pub(crate) fn resources(wanted: &Wanted) -> Resources {
     let bytes = |value: Option<u64>| value.map(ByteQuantity::new);
-    let io = IoLimit { read: bytes(wanted.io_read), write: bytes(wanted.io_write) };
+    let io = IoLimit {
+        read: bytes(wanted.io_read),
+        write: bytes(wanted.io_write),
+    };
     Resources {
         cpu: wanted.cpu_millis.map(Cpu::from_millis),
         memory: bytes(wanted.memory_bytes),
@@ -367,19 +444,48 @@ mod tests {
         assert_eq!(wrong_paths(json!({"command": [""]})), ["spec.command"]);
         assert_eq!(wrong_paths(json!({"command": ["a", "b\0"]})), ["spec.command[1]"]);
         assert_eq!(wrong_paths(json!({"command": ["a"], "cwd": "x"})), ["spec.cwd"]);
-        assert_eq!(wrong_paths(json!({"command": ["a"], "stdin": {"file": "x"}})), ["spec.stdin.file"]);
-        assert_eq!(wrong_paths(json!({"command": ["a"], "umask": "999"})), ["spec.umask"]);
-        assert_eq!(wrong_paths(json!({"command": ["a"], "env": {"A=B": ""}})), ["spec.env[\"A=B\"]"]);
-        assert_eq!(wrong_paths(json!({"command": ["a"], "env": {"AGENT_GUID": ""}})), ["spec.env.AGENT_GUID"]);
-        assert_eq!(wrong_paths(json!({"command": ["a"], "rlimits": {"x": 1}})), ["spec.rlimits.x"]);
-        assert_eq!(wrong_paths(json!({"command": ["a"], "rlimits": {"core": {"soft": "unlimited", "hard": 1}}})), ["spec.rlimits.core"]);
-        assert_eq!(wrong_paths(json!({"command": ["a"], "nice": 20, "oom_score_adj": 1001, "stop_signal": "X"})).len(), 3);
-        assert_eq!(wrong_paths(json!({"command": ["a"], "rlimits": {"core": {"soft": 0, "hard": "unlimited"}}})), [""; 0]);
+        assert_eq!(
+            wrong_paths(json!({"command": ["a"], "stdin": {"file": "x"}})),
+            ["spec.stdin.file"]
+        );
+        assert_eq!(
+            wrong_paths(json!({"command": ["a"], "umask": "999"})),
+            ["spec.umask"]
+        );
+        assert_eq!(
+            wrong_paths(json!({"command": ["a"], "env": {"A=B": ""}})),
+            ["spec.env[\"A=B\"]"]
+        );
+        assert_eq!(
+            wrong_paths(json!({"command": ["a"], "env": {"AGENT_GUID": ""}})),
+            ["spec.env.AGENT_GUID"]
+        );
+        assert_eq!(
+            wrong_paths(json!({"command": ["a"], "rlimits": {"x": 1}})),
+            ["spec.rlimits.x"]
+        );
+        assert_eq!(
+            wrong_paths(json!({"command": ["a"], "rlimits": {"core": {"soft": "unlimited", "hard": 1}}})),
+            ["spec.rlimits.core"]
+        );
+        assert_eq!(
+            wrong_paths(json!({"command": ["a"], "nice": 20, "oom_score_adj": 1001, "stop_signal": "X"}))
+                .len(),
+            3
+        );
+        assert_eq!(
+            wrong_paths(json!({"command": ["a"], "rlimits": {"core": {"soft": 0, "hard": "unlimited"}}})),
+            [""; 0]
+        );
     }
 
     #[test]
     fn unknown_fields_are_refused() {
-        for value in [json!({"command": ["a"], "shell": true}), json!({"command": "a b"}), json!({})] {
+        for value in [
+            json!({"command": ["a"], "shell": true}),
+            json!({"command": "a b"}),
+            json!({}),
+        ] {
             assert!(serde_json::from_value::<ProcessSpec>(value).is_err());
         }
     }
@@ -387,15 +493,24 @@ mod tests {
     #[test]
     fn only_stop_fields_need_no_restart() {
         let base = spec(json!({"command": ["a"]})).restart_digest();
-        assert_eq!(spec(json!({"command": ["a"], "stop_signal": "INT", "stop_grace": "1s"})).restart_digest(), base);
+        assert_eq!(
+            spec(json!({"command": ["a"], "stop_signal": "INT", "stop_grace": "1s"})).restart_digest(),
+            base
+        );
         assert_ne!(spec(json!({"command": ["a"], "nice": 1})).restart_digest(), base);
         assert_eq!(base, spec(json!({"command": ["a"], "env": {}})).restart_digest());
     }
 
     #[test]
     fn an_unknown_user_is_named() {
-        let mark = [("AGENT_ID", String::new()), ("AGENT_GUID", String::new()), ("AGENT_OP_ID", String::new())];
-        let error = spec(json!({"command": ["a"], "user": "no-such-user"})).launch(mark).unwrap_err();
+        let mark = [
+            ("AGENT_ID", String::new()),
+            ("AGENT_GUID", String::new()),
+            ("AGENT_OP_ID", String::new()),
+        ];
+        let error = spec(json!({"command": ["a"], "user": "no-such-user"}))
+            .launch(mark)
+            .unwrap_err();
         assert_eq!(error.0, "spec.user");
     }
 }

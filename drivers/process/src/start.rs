@@ -5,14 +5,16 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use agent_api_driver::Result;
-use agent_api_driver::model::{Error, ErrorKind, EvidenceSource, Guid, OpId, Resources, Timestamp};
+use agent_api_driver::model::{
+    Error, ErrorKind, EvidenceSource, ExitStatus, Guid, OpId, Resources, Timestamp,
+};
 use agent_api_driver::{Applied, DriverEvent};
 use serde::{Deserialize, Serialize};
 
 use crate::error;
 use crate::handle::{HandleData, Used};
+use crate::recover::away;
 use crate::sdk::cgroup::Group;
-use crate::sdk::exit::ExitKind;
 use crate::sdk::identity::{Found, Identity};
 use crate::sdk::logfile::Stream;
 use crate::sdk::pool::Scratch;
@@ -20,7 +22,7 @@ use crate::sdk::spawn::{self, Descriptors, Spawned};
 use crate::sdk::sweep::find_marked;
 use crate::shared::Shared;
 use crate::spec::{ProcessSpec, wanted};
-use crate::table::{Entry, Watched, exit_status, next_revision};
+use crate::table::{Entry, Watched, next_revision};
 
 /// A start, with everything owned, because it runs on a thread of the driver whatever becomes of the call.
 pub(crate) struct Start {
@@ -46,7 +48,10 @@ impl Shared {
     /// happens once.
     pub(crate) async fn start(self: &Arc<Self>, start: Start) -> Result<Applied> {
         let shared = Arc::clone(self);
-        self.pool.run(move |scratch| shared.start_now(start, scratch)).await.map_err(error::closed)?
+        self.pool
+            .run(move |scratch| shared.start_now(start, scratch))
+            .await
+            .map_err(error::closed)?
     }
 
     fn start_now(&self, start: Start, scratch: &mut Scratch) -> Result<Applied> {
@@ -66,12 +71,16 @@ impl Shared {
         {
             return Ok(applied);
         }
-        let launch = start.spec.launch(self.mark(guid, start.op_id)).map_err(|(path, message)| Error::invalid(path, message))?;
+        let launch = start
+            .spec
+            .launch(self.mark(guid, start.op_id))
+            .map_err(|(path, message)| Error::invalid(path, message))?;
         let files = self.files(guid);
         let is_new = !files.dir().exists();
         let mut group = Group::default();
         let made = self.prepare(guid, &start, &mut group).and_then(|(fds, limits)| {
-            let spawned = spawn::spawn(&launch, fds, &mut scratch.stack).map_err(|e| error::spawn(&e, guid))?;
+            let spawned =
+                spawn::spawn(&launch, fds, &mut scratch.stack).map_err(|e| error::spawn(&e, guid))?;
             Ok((spawned, limits))
         });
         match made {
@@ -84,7 +93,11 @@ impl Shared {
                 if is_new && files.remove().is_err() {
                     left.push("its log directory");
                 }
-                Err(if left.is_empty() { error } else { error.with_context("left", left.join(", ")) })
+                Err(if left.is_empty() {
+                    error
+                } else {
+                    error.with_context("left", left.join(", "))
+                })
             }
         }
     }
@@ -99,14 +112,29 @@ impl Shared {
         let files = self.files(guid);
         files.create_dir().map_err(system("log directory"))?;
         let rotation = self.config.rotation();
-        let stdout = files.open(Stream::Stdout, &rotation).map_err(system("log file"))?;
-        let stderr = files.open(Stream::Stderr, &rotation).map_err(system("log file"))?;
+        let stdout = files
+            .open(Stream::Stdout, &rotation)
+            .map_err(system("log file"))?;
+        let stderr = files
+            .open(Stream::Stderr, &rotation)
+            .map_err(system("log file"))?;
         let name = guid.to_string();
         // A group of the run before would count what that did.
         let _still_used = self.host.existing(&name).remove();
-        let limits = self.host.apply(&name, group, &wanted(&start.resources), &[]).map_err(system("cgroup"))?;
+        let limits = self
+            .host
+            .apply(&name, group, &wanted(&start.resources), &[])
+            .map_err(system("cgroup"))?;
         let cgroups = group.entries().map_err(system("cgroup"))?;
-        Ok((Descriptors { stdin: None, stdout, stderr, cgroups }, limits))
+        Ok((
+            Descriptors {
+                stdin: None,
+                stdout,
+                stderr,
+                cgroups,
+            },
+            limits,
+        ))
     }
 
     fn register(
@@ -140,7 +168,10 @@ impl Shared {
             limits: wanted(&start.resources).into(),
             cgroups: Vec::new(),
             stop_signal: start.spec.stop_signal().as_raw(),
-            stop_grace_ms: start.spec.stop_grace.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)),
+            stop_grace_ms: start
+                .spec
+                .stop_grace
+                .map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)),
             used: used.or(previous.map(|p| p.used)).unwrap_or(Used::default()),
         }
     }
@@ -196,7 +227,9 @@ impl Shared {
     /// The last run that was recorded for the object.
     pub(crate) fn recorded(&self, guid: Guid) -> Option<HandleData> {
         let text = std::fs::read(self.files(guid).dir().join("run.json")).ok()?;
-        serde_json::from_slice::<RunRecord>(&text).ok().map(|record| record.run)
+        serde_json::from_slice::<RunRecord>(&text)
+            .ok()
+            .map(|record| record.run)
     }
 
     /// What an earlier call of this operation made, perhaps before a crash.
@@ -206,9 +239,9 @@ impl Shared {
         if let Some(run) = self.recorded(guid).filter(|run| run.op_id == op_id) {
             return match run.identity.find(&name).map_err(failed)? {
                 Found::Alive(pidfd) => self.adopt_found(guid, run, pidfd).map(Some).map_err(failed),
-                Found::Ended(why) => Ok(Some(self.ended_before(guid, run, why))),
+                Found::Ended(why) => Ok(Some(self.ended_before(guid, run, away(why)))),
                 // The pid is another's now, so ours has ended.
-                Found::Stranger(why) => Ok(Some(self.ended_before(guid, run, &why))),
+                Found::Stranger(why) => Ok(Some(self.ended_before(guid, run, away(&why)))),
             };
         }
         let marked = find_marked(self.agent.as_str(), &name, Some(&op_id.to_string())).map_err(failed)?;
@@ -224,12 +257,18 @@ impl Shared {
     }
 
     /// Adopts a process that an earlier run of the agent started.
-    pub(crate) fn adopt_found(&self, guid: Guid, mut data: HandleData, pidfd: std::os::fd::OwnedFd) -> io::Result<Applied> {
+    pub(crate) fn adopt_found(
+        &self,
+        guid: Guid,
+        mut data: HandleData,
+        pidfd: std::os::fd::OwnedFd,
+    ) -> io::Result<Applied> {
         let group = self.host.existing(&guid.to_string());
         data.revision = next_revision(data.revision);
         let wanted = data.limits.into();
         let limits = self.limits_in_force(&wanted);
-        let stopped = group.is_frozen().unwrap_or(false) || crate::sdk::procfs::stat(data.identity.pid).is_ok_and(|s| s.state == b'T');
+        let stopped = group.is_frozen().unwrap_or(false)
+            || crate::sdk::procfs::stat(data.identity.pid).is_ok_and(|s| s.state == b'T');
         self.adopt(guid, data, pidfd, EvidenceSource::Poll, |entry| {
             entry.data.cgroups = group.dirs();
             entry.group = group;
@@ -239,15 +278,12 @@ impl Shared {
     }
 
     /// An entry for a process that ended while nobody watched.
-    pub(crate) fn ended_before(&self, guid: Guid, mut data: HandleData, why: &str) -> Applied {
+    pub(crate) fn ended_before(&self, guid: Guid, mut data: HandleData, exit: ExitStatus) -> Applied {
         data.revision = next_revision(data.revision);
         let mut table = self.table.lock();
         let key = table.new_key();
         let mut entry = Entry::new(data, None, key, EvidenceSource::Inferred);
-        entry.exit = Some(agent_api_driver::model::ExitStatus {
-            at: None,
-            ..exit_status(ExitKind::Unknown, Some(&format!("ended while the agent was away: {why}")))
-        });
+        entry.exit = Some(exit);
         entry.group = self.host.existing(&guid.to_string());
         let applied = entry.applied();
         table.objects.insert(guid, Box::new(entry));

@@ -62,16 +62,27 @@ impl Shared {
     /// Asks the process to end, kills its tree after the grace, and returns how it ended; at once where it has.
     ///
     /// `Timeout` where it is still there at the deadline. Dropped, the process has been asked or killed, or not yet.
-    pub(crate) async fn stop(&self, guid: Guid, grace: Option<Duration>, deadline: Duration) -> Result<Option<ExitStatus>> {
+    pub(crate) async fn stop(
+        &self,
+        guid: Guid,
+        grace: Option<Duration>,
+        deadline: Duration,
+    ) -> Result<Option<ExitStatus>> {
         let begun = Instant::now();
         if let (Some(ended), Some(pinned)) = (self.wait_for_end(guid), self.pinned(guid)) {
             let (signal, own_grace) = {
                 let table = self.table.lock();
-                let data = table.objects.get(&guid).map(|e| (e.data.stop_signal(), e.data.stop_grace()));
+                let data = table
+                    .objects
+                    .get(&guid)
+                    .map(|e| (e.data.stop_signal(), e.data.stop_grace()));
                 data.unwrap_or((Signal::TERM, None))
             };
             let reserve = RESERVE.min(deadline / 4);
-            let grace = grace.or(own_grace).unwrap_or(self.config.stop_grace).min(deadline.saturating_sub(reserve));
+            let grace = grace
+                .or(own_grace)
+                .unwrap_or(self.config.stop_grace)
+                .min(deadline.saturating_sub(reserve));
             let failed = |e| error::system(&e, "cannot signal the process", guid);
             let mut ended = ended;
             let mut has_ended = false;
@@ -88,14 +99,20 @@ impl Shared {
                     self.thaw(&pinned).map_err(failed)?;
                 }
                 if timeout(left(deadline, begun), &mut ended).await.is_err() {
-                    return Err(error::timeout(guid, "killing the process (it is perhaps waiting for a disk or a network file system)")
-                        .with_context("pid", pinned.pid));
+                    return Err(error::timeout(
+                        guid,
+                        "killing the process (it is perhaps waiting for a disk or a network file system)",
+                    )
+                    .with_context("pid", pinned.pid));
                 }
             }
         }
         let (exit, holds_tree) = {
             let table = self.table.lock();
-            table.objects.get(&guid).map_or((None, true), |e| (e.exit.clone(), e.group.holds_tree()))
+            table
+                .objects
+                .get(&guid)
+                .map_or((None, true), |e| (e.exit.clone(), e.group.holds_tree()))
         };
         if !holds_tree {
             // What has left the process group is found by its mark.
@@ -125,7 +142,10 @@ impl Shared {
             let shared = Arc::clone(self);
             let orphan = request.orphan;
             // Adopts what the handle, the record or the mark finds; a stranger is not touched.
-            self.pool.run(move |_| shared.find_for_delete(guid, data, orphan)).await.map_err(error::closed)??;
+            self.pool
+                .run(move |_| shared.find_for_delete(guid, data, orphan))
+                .await
+                .map_err(error::closed)??;
         }
         if request.orphan {
             return self.let_go(guid).await;
@@ -167,7 +187,8 @@ impl Shared {
 
     /// Forgets the object and leaves its process; a file in the state says so at later starts.
     async fn let_go(&self, guid: Guid) -> Result<Deleted> {
-        std::fs::write(self.orphan_mark(guid), b"").map_err(|e| error::system(&e, "cannot note that it was let go", guid))?;
+        std::fs::write(self.orphan_mark(guid), b"")
+            .map_err(|e| error::system(&e, "cannot note that it was let go", guid))?;
         self.forget(guid);
         Ok(Deleted::default())
     }
@@ -189,8 +210,18 @@ impl Shared {
         let begun = Instant::now();
         let dirs = {
             let table = self.table.lock();
-            let mut dirs = table.objects.get(&guid).map(|e| e.group.dirs()).unwrap_or_default();
-            dirs.extend(table.objects.get(&guid).map(|e| e.data.cgroups.clone()).unwrap_or_default());
+            let mut dirs = table
+                .objects
+                .get(&guid)
+                .map(|e| e.group.dirs())
+                .unwrap_or_default();
+            dirs.extend(
+                table
+                    .objects
+                    .get(&guid)
+                    .map(|e| e.data.cgroups.clone())
+                    .unwrap_or_default(),
+            );
             dirs
         };
         let mut dirs = dirs;
@@ -200,7 +231,11 @@ impl Shared {
         dirs.sort();
         dirs.dedup();
         let shared = Arc::clone(self);
-        let logs = self.pool.run(move |_| shared.files(guid).remove()).await.map_err(error::closed)?;
+        let logs = self
+            .pool
+            .run(move |_| shared.files(guid).remove())
+            .await
+            .map_err(error::closed)?;
         // A group is empty a moment after its last member has ended.
         let mut removed = remove_dirs(&dirs);
         while !removed && begun.elapsed() < within.min(RESERVE) {
@@ -211,7 +246,10 @@ impl Shared {
         self.forget(guid);
         let mut left = Vec::new();
         if let Err(e) = logs {
-            left.push(format!("its log files in {}: {e}", self.files(guid).dir().display()));
+            left.push(format!(
+                "its log files in {}: {e}",
+                self.files(guid).dir().display()
+            ));
         }
         if !removed {
             let names: Vec<_> = dirs.iter().map(|d| d.display().to_string()).collect();

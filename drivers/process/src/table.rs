@@ -5,7 +5,9 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use agent_api_driver::model::{Condition, Evidence, EvidenceSource, ExitStatus, Guid, LimitStatus, OpId, Timestamp};
+use agent_api_driver::model::{
+    Condition, Evidence, EvidenceSource, ExitStatus, Guid, LimitStatus, OpId, Timestamp,
+};
 use agent_api_driver::{Applied, ObjectState, ObjectStatus, Observed};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -54,10 +56,17 @@ pub(crate) struct LogCheck {
     pub size: u64,
     pub pause: u8,
     pub left: u8,
+    /// Looked at since the end.
+    pub settled: bool,
 }
 
 impl Entry {
-    pub(crate) fn new(data: HandleData, pidfd: Option<Arc<OwnedFd>>, key: u64, source: EvidenceSource) -> Self {
+    pub(crate) fn new(
+        data: HandleData,
+        pidfd: Option<Arc<OwnedFd>>,
+        key: u64,
+        source: EvidenceSource,
+    ) -> Self {
         Self {
             last_op: data.op_id,
             evidence: Evidence::now(source, data.revision),
@@ -100,11 +109,18 @@ impl Entry {
     }
 
     pub(crate) fn applied(&self) -> Applied {
-        Applied { handle: self.data.write(), status: self.status() }
+        Applied {
+            handle: self.data.write(),
+            status: self.status(),
+        }
     }
 
     pub(crate) fn observed(&self, guid: Guid) -> Observed {
-        Observed { guid, handle: None, status: self.status() }
+        Observed {
+            guid,
+            handle: None,
+            status: self.status(),
+        }
     }
 }
 
@@ -121,16 +137,27 @@ pub(crate) fn details(data: &HandleData) -> serde_json::Value {
 
 /// A revision after this one that is, wall clock permitting, also after those that a crash made us forget.
 pub(crate) fn next_revision(revision: u64) -> u64 {
-    u64::try_from(Timestamp::now().as_micros()).unwrap_or(0).max(revision.saturating_add(1))
+    u64::try_from(Timestamp::now().as_micros())
+        .unwrap_or(0)
+        .max(revision.saturating_add(1))
 }
 
 /// How a process ended, in the words of the contract.
 pub(crate) fn exit_status(kind: ExitKind, reason: Option<&str>) -> ExitStatus {
     let reason = reason.map(str::to_owned);
     match kind {
-        ExitKind::Code(code) => ExitStatus { reason, ..ExitStatus::with_code(code) },
-        ExitKind::Signal(signal) => ExitStatus { reason, ..ExitStatus::with_signal(crate::sdk::signal::name(signal)) },
-        ExitKind::Unknown => ExitStatus { reason, ..ExitStatus::default() },
+        ExitKind::Code(code) => ExitStatus {
+            reason,
+            ..ExitStatus::with_code(code)
+        },
+        ExitKind::Signal(signal) => ExitStatus {
+            reason,
+            ..ExitStatus::with_signal(crate::sdk::signal::name(signal))
+        },
+        ExitKind::Unknown => ExitStatus {
+            reason,
+            ..ExitStatus::default()
+        },
     }
 }
 
@@ -162,7 +189,9 @@ impl Table {
 
     /// The object a key stands for, unless it was started again since.
     pub(crate) fn by_key(&mut self, key: u64) -> Option<(Guid, &mut Entry)> {
-        let Some(Watched::Object(guid)) = self.watched.get(&key) else { return None };
+        let Some(Watched::Object(guid)) = self.watched.get(&key) else {
+            return None;
+        };
         let guid = *guid;
         let entry = self.objects.get_mut(&guid).filter(|entry| entry.key == key)?;
         Some((guid, &mut **entry))

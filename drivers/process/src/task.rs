@@ -107,12 +107,17 @@ impl Shared {
         match exit::reap(pidfd.as_fd()) {
             Reaped::Alive => false,
             Reaped::Done(kind) => {
-                let reason = (kind == ExitKind::Unknown).then_some("it has ended; this kernel does not tell how");
+                let reason =
+                    (kind == ExitKind::Unknown).then_some("it has ended; this kernel does not tell how");
                 self.ended(event.key, kind, reason);
                 false
             }
             Reaped::NotYet if event.reaped => {
-                self.ended(event.key, ExitKind::Unknown, Some("it has ended; the kernel does not tell how"));
+                self.ended(
+                    event.key,
+                    ExitKind::Unknown,
+                    Some("it has ended; the kernel does not tell how"),
+                );
                 false
             }
             Reaped::NotYet => {
@@ -133,8 +138,11 @@ async fn check_logs(shared: Arc<Shared>) {
         table
             .objects
             .iter_mut()
-            .filter(|(_, entry)| entry.pidfd.is_some())
             .filter_map(|(guid, entry)| {
+                if entry.pidfd.is_none() {
+                    // Once more after the end: what it wrote since the last look.
+                    return (!std::mem::replace(&mut entry.logs.settled, true)).then_some(*guid);
+                }
                 entry.logs.left = entry.logs.left.saturating_sub(1);
                 (entry.logs.left == 0).then_some(*guid)
             })
@@ -145,9 +153,14 @@ async fn check_logs(shared: Arc<Shared>) {
         let rotation = shared.config.rotation();
         let files: Vec<_> = piece.iter().map(|guid| (*guid, shared.files(*guid))).collect();
         let work = move |_: &mut crate::sdk::pool::Scratch| -> Vec<_> {
-            files.into_iter().map(|(guid, files)| (guid, check_both(&files, &rotation))).collect()
+            files
+                .into_iter()
+                .map(|(guid, files)| (guid, check_both(&files, &rotation)))
+                .collect()
         };
-        let Ok(results) = shared.pool.run(work).await else { return };
+        let Ok(results) = shared.pool.run(work).await else {
+            return;
+        };
         for (guid, result) in results {
             shared.note_logs(guid, result);
         }
@@ -166,11 +179,17 @@ fn check_both(files: &LogFiles, rotation: &Rotation) -> std::io::Result<u64> {
 impl Shared {
     fn note_logs(&self, guid: Guid, result: std::io::Result<u64>) {
         let mut table = self.table.lock();
-        let Some(entry) = table.objects.get_mut(&guid) else { return };
+        let Some(entry) = table.objects.get_mut(&guid) else {
+            return;
+        };
         match result {
             Ok(size) => {
                 let logs = &mut entry.logs;
-                logs.pause = if size > logs.size { 1 } else { (logs.pause.max(1) * 2).min(LOG_PAUSE_MAX) };
+                logs.pause = if size > logs.size {
+                    1
+                } else {
+                    (logs.pause.max(1) * 2).min(LOG_PAUSE_MAX)
+                };
                 logs.left = logs.pause;
                 logs.size = size;
             }
@@ -186,7 +205,9 @@ impl Shared {
                     ),
                     _ => ("Failed", format!("the log files cannot be looked at: {error}")),
                 };
-                entry.conditions.push(Condition::new(LOG_ROTATION, false, reason, message));
+                entry
+                    .conditions
+                    .push(Condition::new(LOG_ROTATION, false, reason, message));
                 entry.changed(EvidenceSource::Poll);
                 let observed = entry.observed(guid);
                 drop(table);

@@ -26,7 +26,7 @@ mod trial;
 
 pub use place::Place;
 pub use report::{Outcome, Report, Row};
-pub use runner::{cases, run, run_test, CaseInfo};
+pub use runner::{CaseInfo, cases, run, run_test};
 pub use subject::{ExecSample, LogShape, Made, ProbeSample, Refused, Rotation, Sample, Subject};
 
 /// Re-exported for [`Subject`] implementations.

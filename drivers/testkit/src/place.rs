@@ -3,8 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use agent_api_driver::model::{AgentId, Guid};
 use agent_api_driver::Build;
+use agent_api_driver::model::{AgentId, Guid};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -21,7 +21,10 @@ impl Place {
     /// A new agent with an empty directory, which is removed with this value.
     pub fn new() -> io::Result<Self> {
         let agent = AgentId::new(format!("conformance-{}", Guid::generate())).map_err(io::Error::other)?;
-        Ok(Self { agent, dir: tempfile::Builder::new().prefix("agent-conformance-").tempdir()? })
+        Ok(Self {
+            agent,
+            dir: tempfile::Builder::new().prefix("agent-conformance-").tempdir()?,
+        })
     }
 
     /// The agent's name.
@@ -45,6 +48,10 @@ impl Place {
     /// What a driver is built from here, with this configuration.
     #[must_use]
     pub fn build(&self, config: Value) -> Build {
-        Build { agent: self.agent.clone(), state_dir: self.state_dir(), config }
+        Build {
+            agent: self.agent.clone(),
+            state_dir: self.state_dir(),
+            config,
+        }
     }
 }

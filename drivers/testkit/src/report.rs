@@ -54,7 +54,9 @@ impl Report {
 
     /// The cases that failed.
     pub fn failures(&self) -> impl Iterator<Item = &Row> {
-        self.rows.iter().filter(|row| matches!(row.outcome, Outcome::Failed(_)))
+        self.rows
+            .iter()
+            .filter(|row| matches!(row.outcome, Outcome::Failed(_)))
     }
 
     /// The counts of each group.

@@ -4,14 +4,14 @@ use std::io::Write;
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
 use futures_util::FutureExt;
+use futures_util::future::LocalBoxFuture;
 use tokio::time::timeout;
 
+use crate::Subject;
 use crate::cases::CASES;
 use crate::report::{Outcome, Report, Row};
 use crate::trial::{Stop, Trial, Verdict};
-use crate::Subject;
 
 /// How often a subject's patience a whole case may take, and its clean-up.
 const PATIENCES_PER_CASE: u32 = 12;
@@ -19,7 +19,7 @@ const PATIENCES_PER_CASE: u32 = 12;
 /// A case as the suite knows it.
 pub(crate) struct Case {
     pub(crate) info: CaseInfo,
-    pub(crate) run: for<'a> fn(&'a Trial<'a>) -> BoxFuture<'a, Verdict>,
+    pub(crate) run: for<'a> fn(&'a Trial<'a>) -> LocalBoxFuture<'a, Verdict>,
 }
 
 /// What a case tests.
@@ -38,15 +38,25 @@ pub fn cases() -> impl Iterator<Item = CaseInfo> {
     CASES.iter().map(|case| case.info)
 }
 
-/// Runs all cases one after the other, on the runtime of the caller, which has time and I/O enabled.
+/// Runs all cases one after the other, on the runtime of the caller, which has time and I/O enabled. The future is not
+/// `Send`: block on it, or await it in a local task.
 ///
 /// A driver that panics or hangs fails the case and not the run. Dropping the future ends the run; what the case at
 /// hand made stays then.
 pub async fn run(subject: &dyn Subject) -> Report {
     let mut report = Report::default();
     for case in CASES {
-        let CaseInfo { group, name, behavior } = case.info;
-        report.rows.push(Row { group, name, behavior, outcome: run_case(subject, case).await });
+        let CaseInfo {
+            group,
+            name,
+            behavior,
+        } = case.info;
+        report.rows.push(Row {
+            group,
+            name,
+            behavior,
+            outcome: run_case(subject, case).await,
+        });
     }
     report
 }
@@ -68,10 +78,16 @@ pub fn run_test<S: Subject>(subject: S, group: &str, name: &str) {
         .expect("a runtime of two threads can be made");
     match runtime.block_on(run_case(&subject, case)) {
         Outcome::Passed => {}
-        Outcome::Failed(why) => panic!("{group}::{name}: {why}\nThe contract says: {}", case.info.behavior),
+        Outcome::Failed(why) => panic!(
+            "{group}::{name}: {why}\nThe contract says: {}",
+            case.info.behavior
+        ),
         Outcome::NotApplicable(why) => {
             // Past the capture of the test harness: a case that was not run must not look like one that passed.
-            let _ = writeln!(std::io::stderr(), "conformance: {group}::{name} does not apply: {why}");
+            let _ = writeln!(
+                std::io::stderr(),
+                "conformance: {group}::{name} does not apply: {why}"
+            );
         }
     }
 }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agent_api_driver::model::{Kind, ObjectSpec, ProbeAction, Resources};
-use agent_api_driver::{async_trait, DriverFactory, Handle, ObjectDriver, ObjectStatus, Result};
-use serde_json::{json, Value};
+use agent_api_driver::{DriverFactory, Handle, ObjectDriver, ObjectStatus, Result, async_trait};
+use serde_json::{Value, json};
 
 use crate::Place;
 
@@ -55,7 +55,10 @@ pub trait Subject: Send + Sync {
 
     /// Values of the `spec` part that the schema must refuse. By default a field that no driver has, and a list.
     fn refused_by_schema(&self) -> Vec<Value> {
-        vec![json!({"no_driver_has_this_field": true}), json!(["not", "a", "map"])]
+        vec![
+            json!({"no_driver_has_this_field": true}),
+            json!(["not", "a", "map"]),
+        ]
     }
 
     /// Specs that the schema lets pass and `validate` must refuse.
@@ -78,7 +81,7 @@ pub trait Subject: Send + Sync {
     }
 
     /// A command of this sort for [`Exec`](agent_api_driver::Exec), to run in a [`Sample::LongRunning`] object.
-    fn exec_sample(&self, sample: ExecSample) -> Option<Vec<String>> {
+    fn exec_sample(&self, sample: ExecSample<'_>) -> Option<Vec<String>> {
         let _ = sample;
         None
     }

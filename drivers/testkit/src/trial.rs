@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use agent_api_driver::model::{Guid, ObjectName, ObjectSpec, OpId, Verb};
 use agent_api_driver::{
-    Applied, ApplyRequest, Capabilities, DeleteRequest, Deleted, Error, EventStream, Handle, Mark, ObjectDriver,
-    ObjectState, Observed, Recovered, RecoveredState, ShutdownMode, Target,
+    Applied, ApplyRequest, Capabilities, DeleteRequest, Deleted, Error, EventStream, Handle, Mark,
+    ObjectDriver, ObjectState, Observed, Recovered, RecoveredState, ShutdownMode, Target,
 };
-use tokio::time::{sleep, timeout, Instant};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::{Made, Place, Sample, Subject};
 
@@ -32,11 +32,12 @@ impl From<Error> for Stop {
 
 /// Fails the case unless the condition holds.
 macro_rules! ensure {
-    ($condition:expr, $($message:tt)+) => {
-        if !$condition {
+    ($condition:expr, $($message:tt)+) => {{
+        let holds: bool = $condition;
+        if !holds {
             return Err($crate::trial::Stop::Failed(format!($($message)+)));
         }
-    };
+    }};
 }
 pub(crate) use ensure;
 
@@ -57,7 +58,11 @@ pub(crate) use ensure_matches;
 
 /// Ends the case as not applicable unless the condition holds.
 pub(crate) fn needs(condition: bool, what: &str) -> Verdict {
-    if condition { Ok(()) } else { Err(Stop::NotApplicable(format!("the driver cannot {what}"))) }
+    if condition {
+        Ok(())
+    } else {
+        Err(Stop::NotApplicable(format!("the driver cannot {what}")))
+    }
 }
 
 /// Ends the case as not applicable where the subject has no such part.
@@ -97,7 +102,11 @@ impl<'a> Trial<'a> {
 
     /// The driver as it is built now.
     pub(crate) fn driver(&self) -> Arc<dyn ObjectDriver> {
-        self.driver.lock().unwrap_or_else(PoisonError::into_inner).clone().expect("cases end the driver only by build_again")
+        self.driver
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+            .expect("cases end the driver only by build_again")
     }
 
     fn take_driver(&self) -> Option<Arc<dyn ObjectDriver>> {
@@ -156,7 +165,10 @@ impl<'a> Trial<'a> {
 
     /// A sample with a name of its own.
     pub(crate) fn sample(&self, sample: Sample) -> Verdict<ObjectSpec> {
-        Ok(self.named(offered(self.subject.sample(sample), &format!("sample {sample:?}"))?))
+        Ok(self.named(offered(
+            self.subject.sample(sample),
+            &format!("sample {sample:?}"),
+        )?))
     }
 
     /// The spec of a changed sample under the name of the object that is changed.
@@ -182,7 +194,10 @@ impl<'a> Trial<'a> {
 
     /// Leaves this object out of the clean-up.
     pub(crate) fn forget(&self, guid: Guid) {
-        self.made.lock().unwrap_or_else(PoisonError::into_inner).retain(|(known, _)| *known != guid);
+        self.made
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|(known, _)| *known != guid);
     }
 
     /// One `apply`, as the manager makes it.
@@ -196,7 +211,15 @@ impl<'a> Trial<'a> {
     ) -> Result<Applied, Error> {
         self.note(guid, None);
         let deadline = self.patience();
-        let request = ApplyRequest { guid, generation: 1, op_id, maybe_applied, spec, handle, deadline };
+        let request = ApplyRequest {
+            guid,
+            generation: 1,
+            op_id,
+            maybe_applied,
+            spec,
+            handle,
+            deadline,
+        };
         let applied = self.driver().apply(request).await?;
         self.note(guid, Some(applied.handle.clone()));
         Ok(applied)
@@ -206,7 +229,13 @@ impl<'a> Trial<'a> {
     pub(crate) async fn create(&self, spec: ObjectSpec) -> Verdict<Made> {
         let (guid, op_id) = (Guid::generate(), OpId::generate());
         let Applied { handle, status } = self.apply(guid, op_id, &spec, None, false).await?;
-        Ok(Made { guid, op_id, spec, handle, status })
+        Ok(Made {
+            guid,
+            op_id,
+            spec,
+            handle,
+            status,
+        })
     }
 
     /// A new object of this sample that has been seen to run.
@@ -219,7 +248,12 @@ impl<'a> Trial<'a> {
     /// A new object that has been seen to end by itself.
     pub(crate) async fn ended(&self, code: i32) -> Verdict<Made> {
         needs(self.capabilities()?.ends, "let objects end by themselves")?;
-        let object = self.create(self.sample(Sample::Ends { after: Duration::ZERO, code })?).await?;
+        let object = self
+            .create(self.sample(Sample::Ends {
+                after: Duration::ZERO,
+                code,
+            })?)
+            .await?;
         self.until_state(&object, ObjectState::Exited).await?;
         Ok(object)
     }
@@ -227,11 +261,16 @@ impl<'a> Trial<'a> {
     /// The object as it is after another `apply` or a control call.
     pub(crate) fn after(&self, object: &Made, applied: Applied) -> Made {
         self.note(object.guid, Some(applied.handle.clone()));
-        Made { handle: applied.handle, status: applied.status, ..object.clone() }
+        Made {
+            handle: applied.handle,
+            status: applied.status,
+            ..object.clone()
+        }
     }
 
     pub(crate) async fn delete(&self, object: &Made) -> Result<Deleted, Error> {
-        self.delete_with(object.guid, Some(&object.handle), DeleteArgs::default()).await
+        self.delete_with(object.guid, Some(&object.handle), DeleteArgs::default())
+            .await
     }
 
     pub(crate) async fn delete_with(
@@ -254,10 +293,20 @@ impl<'a> Trial<'a> {
     /// What `observe` says of one object now.
     pub(crate) async fn observe(&self, guid: Guid, handle: &Handle) -> Verdict<Observed> {
         let mut out = Vec::new();
-        self.driver().observe(&[Target { guid, handle }], &mut out).await?;
-        ensure!(out.len() == 1, "observe of one target added {} entries: {out:?}", out.len());
+        self.driver()
+            .observe(&[Target { guid, handle }], &mut out)
+            .await?;
+        ensure!(
+            out.len() == 1,
+            "observe of one target added {} entries: {out:?}",
+            out.len()
+        );
         let observed = out.remove(0);
-        ensure!(observed.guid == guid, "observe of {guid} answered for {}", observed.guid);
+        ensure!(
+            observed.guid == guid,
+            "observe of {guid} answered for {}",
+            observed.guid
+        );
         Ok(observed)
     }
 
@@ -269,7 +318,11 @@ impl<'a> Trial<'a> {
     pub(crate) async fn until_state(&self, object: &Made, wanted: ObjectState) -> Verdict<Observed> {
         self.until(&format!("observe shows {wanted:?}"), async || {
             let observed = self.observe(object.guid, &object.handle).await?;
-            Ok(if observed.status.state == wanted { Ok(observed) } else { Err(format!("{observed:?}")) })
+            Ok(if observed.status.state == wanted {
+                Ok(observed)
+            } else {
+                Err(format!("{observed:?}"))
+            })
         })
         .await
     }
@@ -279,7 +332,11 @@ impl<'a> Trial<'a> {
         self.until("observe shows its end", async || {
             let observed = self.observe(object.guid, &object.handle).await?;
             let ended = matches!(observed.status.state, ObjectState::Exited | ObjectState::Gone);
-            Ok(if ended { Ok(observed) } else { Err(format!("{observed:?}")) })
+            Ok(if ended {
+                Ok(observed)
+            } else {
+                Err(format!("{observed:?}"))
+            })
         })
         .await
     }
@@ -296,7 +353,10 @@ impl<'a> Trial<'a> {
             match check().await? {
                 Ok(value) => return Ok(value),
                 Err(seen) if began.elapsed() > self.patience() => {
-                    return Err(Stop::Failed(format!("waited {:?} until {what}; last: {seen}", self.patience())));
+                    return Err(Stop::Failed(format!(
+                        "waited {:?} until {what}; last: {seen}",
+                        self.patience()
+                    )));
                 }
                 Err(_) => sleep(wait).await,
             }
@@ -305,15 +365,32 @@ impl<'a> Trial<'a> {
     }
 
     /// Fails where the call does not end in time.
-    pub(crate) async fn in_time<T>(&self, what: &str, limit: Duration, call: impl Future<Output = T>) -> Verdict<T> {
-        timeout(limit, call).await.map_err(|_| Stop::Failed(format!("{what} did not end within {limit:?}")))
+    pub(crate) async fn in_time<T>(
+        &self,
+        what: &str,
+        limit: Duration,
+        call: impl Future<Output = T>,
+    ) -> Verdict<T> {
+        timeout(limit, call)
+            .await
+            .map_err(|_| Stop::Failed(format!("{what} did not end within {limit:?}")))
     }
 
     pub(crate) async fn recover(&self, objects: &[&Made]) -> Verdict<Vec<Recovered>> {
-        let targets: Vec<_> =
-            objects.iter().map(|object| Target { guid: object.guid, handle: &object.handle }).collect();
+        let targets: Vec<_> = objects
+            .iter()
+            .map(|object| Target {
+                guid: object.guid,
+                handle: &object.handle,
+            })
+            .collect();
         let answers = self.driver().recover(&targets).await?;
-        ensure!(answers.len() == targets.len(), "{} targets, {} answers: {answers:?}", targets.len(), answers.len());
+        ensure!(
+            answers.len() == targets.len(),
+            "{} targets, {} answers: {answers:?}",
+            targets.len(),
+            answers.len()
+        );
         for answer in &answers {
             if let RecoveredState::Adopted(_, Some(handle)) = &answer.state {
                 self.note(answer.guid, Some(handle.clone()));
@@ -325,16 +402,23 @@ impl<'a> Trial<'a> {
     /// What became of one object.
     pub(crate) async fn recover_one(&self, object: &Made) -> Verdict<RecoveredState> {
         let answer = self.recover(&[object]).await?.remove(0);
-        ensure!(answer.guid == object.guid, "recover of {} answered for {}", object.guid, answer.guid);
+        ensure!(
+            answer.guid == object.guid,
+            "recover of {} answered for {}",
+            object.guid,
+            answer.guid
+        );
         Ok(answer.state)
     }
 
     /// The object as recovered; fails where it is not adopted.
     pub(crate) async fn adopt(&self, object: &Made) -> Verdict<Made> {
         match self.recover_one(object).await? {
-            RecoveredState::Adopted(status, handle) => {
-                Ok(Made { handle: handle.unwrap_or_else(|| object.handle.clone()), status, ..object.clone() })
-            }
+            RecoveredState::Adopted(status, handle) => Ok(Made {
+                handle: handle.unwrap_or_else(|| object.handle.clone()),
+                status,
+                ..object.clone()
+            }),
             other => Err(Stop::Failed(format!("expected Adopted, got {other:?}"))),
         }
     }
@@ -349,7 +433,12 @@ impl<'a> Trial<'a> {
         if !self.capabilities()?.discoverable {
             return Ok(Vec::new());
         }
-        Ok(self.discover().await?.into_iter().filter(|(mark, _)| mark.guid == guid).collect())
+        Ok(self
+            .discover()
+            .await?
+            .into_iter()
+            .filter(|(mark, _)| mark.guid == guid)
+            .collect())
     }
 
     /// The driver's one stream of events.
@@ -373,27 +462,65 @@ impl<'a> Trial<'a> {
 
     /// Deletes all that was made and says what is left then.
     pub(crate) async fn clean_up(&self) -> Verdict {
-        if self.driver.lock().unwrap_or_else(PoisonError::into_inner).is_none() {
+        if self
+            .driver
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_none()
+        {
             self.build_again().await?;
         }
         let made = std::mem::take(&mut *self.made.lock().unwrap_or_else(PoisonError::into_inner));
         for (guid, handle) in made {
-            let args = DeleteArgs { grace: Some(Duration::from_millis(100)), ..DeleteArgs::default() };
+            let args = DeleteArgs {
+                grace: Some(Duration::from_millis(100)),
+                ..DeleteArgs::default()
+            };
             let deleted = self.delete_with(guid, handle.as_ref(), args).await?;
-            ensure!(deleted.left.is_empty(), "delete of {guid} left {:?}", deleted.left);
+            ensure!(
+                deleted.left.is_empty(),
+                "delete of {guid} left {:?}",
+                deleted.left
+            );
         }
         if self.capabilities()?.discoverable {
             self.until("discover finds nothing after all was deleted", async || {
                 let found = self.discover().await?;
-                Ok(if found.is_empty() { Ok(()) } else { Err(format!("{found:?}")) })
+                Ok(if found.is_empty() {
+                    Ok(())
+                } else {
+                    Err(format!("{found:?}"))
+                })
             })
             .await?;
         }
         self.until("nothing is left over after all was deleted", async || {
             let left = self.subject.leftovers(&self.place).await;
-            Ok(if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) })
+            Ok(if left.is_empty() {
+                Ok(())
+            } else {
+                Err(format!("{left:?}"))
+            })
         })
         .await?;
         self.shut_down(ShutdownMode::StopObjects).await
     }
+}
+
+/// Polls at most so often and drops the future then: a cancellation at each of its awaits in turn.
+pub(crate) async fn cancelled_after<T>(polls: usize, future: impl Future<Output = T>) -> Option<T> {
+    let mut future = std::pin::pin!(future);
+    let mut polled = 0;
+    std::future::poll_fn(|cx| match future.as_mut().poll(cx) {
+        std::task::Poll::Ready(value) => std::task::Poll::Ready(Some(value)),
+        std::task::Poll::Pending => {
+            polled += 1;
+            if polled >= polls {
+                std::task::Poll::Ready(None)
+            } else {
+                std::task::Poll::Pending
+            }
+        }
+    })
+    .await
 }

@@ -25,14 +25,20 @@ pub struct Known<'a> {
 pub fn check(loaded: &Loaded, known: &[Known<'_>]) -> (Vec<ConfigError>, Vec<ConfigError>) {
     let mut errors = Vec::new();
     let mut warnings = Vec::new();
-    let sections = [("drivers", &loaded.config.drivers), ("buses", &loaded.config.buses)];
+    let sections = [
+        ("drivers", &loaded.config.drivers),
+        ("buses", &loaded.config.buses),
+    ];
     for (section, entries) in sections {
         for (name, value) in entries {
             let path = format!("{section}.{name}");
             let mut fail = |path: String, message: String| {
                 errors.push(loaded.error(path, message));
             };
-            let Some(part) = known.iter().find(|known| known.section == section && known.name == *name) else {
+            let Some(part) = known
+                .iter()
+                .find(|known| known.section == section && known.name == *name)
+            else {
                 fail(path, not_known(section, name, known));
                 continue;
             };
@@ -40,7 +46,10 @@ pub fn check(loaded: &Loaded, known: &[Known<'_>]) -> (Vec<ConfigError>, Vec<Con
                 continue;
             }
             if let Some(feature) = part.missing_feature {
-                fail(path, format!("is not compiled in; build with `--features {feature}`"));
+                fail(
+                    path,
+                    format!("is not compiled in; build with `--features {feature}`"),
+                );
                 continue;
             }
             if !(value.is_object() || value.is_null() || *value == Value::Bool(true)) {

@@ -18,7 +18,11 @@ impl Difference {
     #[must_use]
     pub fn sentence(&self) -> String {
         let path = &self.change.path;
-        let effect = if self.live { "applied" } else { "takes effect at the next start" };
+        let effect = if self.live {
+            "applied"
+        } else {
+            "takes effect at the next start"
+        };
         if path.starts_with("drivers") || path.starts_with("buses") {
             format!("{path} changed: {effect}")
         } else {
@@ -34,7 +38,8 @@ pub fn differences(from: &Config, to: &Config) -> Vec<Difference> {
     FieldChange::between("", &value(from), &value(to))
         .into_iter()
         .map(|change| Difference {
-            live: ["log.filter", "stop.deadline", "stop.objects"].contains(&change.path.as_str()),
+            live: ["core.heartbeat", "log.filter", "stop.deadline", "stop.objects"]
+                .contains(&change.path.as_str()),
             change,
         })
         .collect()

@@ -6,11 +6,17 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use super::Config;
-use crate::document::{MAX_FILE_BYTES, Node};
+use crate::document::{MAX_FILE_BYTES, Node, plain};
 use crate::keys::{closest, unknown_keys};
 
 /// Environment variables that begin with `AGENT_` and are not part of the configuration file.
-const OTHER_VARIABLES: [&str; 5] = ["AGENT_CONFIG", "AGENT_SOCKET", "AGENT_URL", "AGENT_TOKEN_FILE", "AGENT_OUTPUT"];
+const OTHER_VARIABLES: [&str; 5] = [
+    "AGENT_CONFIG",
+    "AGENT_SOCKET",
+    "AGENT_URL",
+    "AGENT_TOKEN_FILE",
+    "AGENT_OUTPUT",
+];
 
 /// Where the configuration comes from.
 #[derive(Clone, Debug, Default)]
@@ -100,7 +106,10 @@ pub fn default_file() -> Option<PathBuf> {
 /// Reads the configuration. All errors that can be told at once are told at once.
 pub fn load(sources: &Sources) -> Result<Loaded, Vec<ConfigError>> {
     let (source, document) = match &sources.file {
-        Some(path) => (path.display().to_string(), read(path).map_err(|error| vec![error])?),
+        Some(path) => (
+            path.display().to_string(),
+            read(path).map_err(|error| vec![error])?,
+        ),
         None => ("defaults".to_owned(), Node::empty()),
     };
     let schema = Config::schema();
@@ -178,9 +187,14 @@ fn read(path: &Path) -> Result<Node, ConfigError> {
         path: String::new(),
         message,
     };
-    let size = std::fs::metadata(path).map_err(|error| fail(0, format!("cannot read: {error}")))?.len();
+    let size = std::fs::metadata(path)
+        .map_err(|error| fail(0, format!("cannot read: {error}")))?
+        .len();
     if size > MAX_FILE_BYTES {
-        return Err(fail(0, format!("{size} bytes; at most {MAX_FILE_BYTES} are read")));
+        return Err(fail(
+            0,
+            format!("{size} bytes; at most {MAX_FILE_BYTES} are read"),
+        ));
     }
     let text = std::fs::read_to_string(path).map_err(|error| fail(0, format!("cannot read: {error}")))?;
     let toml = path.extension().is_some_and(|extension| extension == "toml");
@@ -197,7 +211,10 @@ fn read(path: &Path) -> Result<Node, ConfigError> {
 
 /// The path a variable sets; none for variables that are not ours.
 fn variable(schema: &Value, name: &str) -> Result<Option<String>, ConfigError> {
-    let Some(rest) = name.strip_prefix("AGENT_").filter(|_| !OTHER_VARIABLES.contains(&name)) else {
+    let Some(rest) = name
+        .strip_prefix("AGENT_")
+        .filter(|_| !OTHER_VARIABLES.contains(&name))
+    else {
         return Ok(None);
     };
     let path = rest.to_ascii_lowercase().replace("__", ".");
@@ -226,7 +243,9 @@ fn variable(schema: &Value, name: &str) -> Result<Option<String>, ConfigError> {
 
 /// The configuration with one field set from text: as YAML reads it, or else as the text itself.
 fn with_text(config: &Config, path: &str, text: &str) -> Result<Config, String> {
-    let parsed = Node::parse_all(text).ok().and_then(|nodes| nodes.first().map(Node::to_value));
+    let parsed = Node::parse_all(text)
+        .ok()
+        .and_then(|nodes| nodes.first().map(Node::to_value));
     let as_text = with_value(config, path, Value::from(text));
     match parsed {
         Some(value) if !value.is_string() => with_value(config, path, value).or(as_text),
@@ -248,5 +267,5 @@ fn with_value(config: &Config, path: &str, value: Value) -> Result<Config, Strin
             .or_insert(Value::Null);
     }
     *at = value;
-    serde_json::from_value(whole).map_err(|error| error.to_string())
+    serde_json::from_value(whole).map_err(|error| plain(&error.to_string()))
 }

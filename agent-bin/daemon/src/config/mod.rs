@@ -14,6 +14,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub(crate) use check::part_config;
 pub use check::{Known, check};
 pub use difference::{Difference, differences};
 pub use load::{ConfigError, Loaded, Sources, default_file, load};
@@ -100,7 +101,8 @@ pub struct CoreConfig {
     /// Number of runtime threads; one per core by default, 1 to 64.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub threads: Option<u16>,
-    /// How often all objects are checked against the substrate; 10 s by default, at least 100 ms.
+    /// How often all objects are checked against the substrate; 10 s by default, at least 100 ms. Can be changed by a
+    /// reload.
     #[serde(with = "duration")]
     #[schemars(with = "String")]
     pub heartbeat: Duration,
@@ -180,7 +182,10 @@ impl Config {
         if self.stop.deadline.is_zero() {
             return Err(("stop.deadline", "must be more than 0s"));
         }
-        for (field, number) in [("core.shards", self.core.shards), ("core.threads", self.core.threads)] {
+        for (field, number) in [
+            ("core.shards", self.core.shards),
+            ("core.threads", self.core.threads),
+        ] {
             if number.is_some_and(|number| !(1..=64).contains(&number)) {
                 return Err((field, "must lie between 1 and 64"));
             }

@@ -15,7 +15,6 @@ use opentelemetry_proto::tonic::collector::{
     logs::v1::ExportLogsServiceRequest, metrics::v1::ExportMetricsServiceRequest,
     trace::v1::ExportTraceServiceRequest,
 };
-use prost::Message as _;
 use serde::Serialize;
 
 use crate::entry::Records;
@@ -95,6 +94,3 @@ impl<T: Default> Groups<T> {
         &mut self.groups[at].1
     }
 }
-
-#[cfg(test)]
-mod tests;

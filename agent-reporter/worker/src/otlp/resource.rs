@@ -36,9 +36,8 @@ impl<'a> Views<'a> {
             attributes.push(text("service.name", view.name.as_str()));
             attributes.push(text("agent.object.kind", view.kind.as_str()));
             let labels = view.labels.iter();
-            attributes.extend(
-                labels.map(|(key, value)| text(format!("agent.object.label.{key}"), value.as_str())),
-            );
+            attributes
+                .extend(labels.map(|(key, value)| text(format!("agent.object.label.{key}"), value.as_str())));
         }
         Resource {
             attributes,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use agent_api_model::{AgentId, ObjectView, SpanRecord};
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
-use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span, span::SpanKind};
+use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span, Status, span::SpanKind};
 
 use super::Groups;
 use super::resource::{Views, attributes, scope};
@@ -40,12 +40,18 @@ fn otlp(span: SpanRecord) -> Span {
     Span {
         trace_id: span.trace_id.to_vec(),
         span_id: span.span_id.to_vec(),
-        parent_span_id: if no_parent { Vec::new() } else { span.parent_id.to_vec() },
+        parent_span_id: if no_parent {
+            Vec::new()
+        } else {
+            span.parent_id.to_vec()
+        },
         name: span.name.into_owned(),
         kind: SpanKind::Internal.into(),
         start_time_unix_nano: span.start.as_nanos(),
         end_time_unix_nano: span.end.as_nanos(),
         attributes: attributes(span.attributes),
+        // Unset, but there: strict readers of JSON stumble over a null.
+        status: Some(Status::default()),
         ..Span::default()
     }
 }

@@ -35,7 +35,14 @@ pub(crate) fn pipes() -> io::Result<(Ours, Theirs)> {
         stdout: Output::new(our_stdout)?,
         stderr: Output::new(our_stderr)?,
     };
-    Ok((ours, Theirs { stdin, stdout, stderr }))
+    Ok((
+        ours,
+        Theirs {
+            stdin,
+            stdout,
+            stderr,
+        },
+    ))
 }
 
 /// What a command writes to one stream.
@@ -45,7 +52,9 @@ pub(crate) struct Output {
 
 impl Output {
     fn new(fd: OwnedFd) -> io::Result<Self> {
-        Ok(Self { pipe: Some(pipe::Receiver::from_owned_fd(fd)?) })
+        Ok(Self {
+            pipe: Some(pipe::Receiver::from_owned_fd(fd)?),
+        })
     }
 
     /// Whether nobody writes any more and all was read.

@@ -37,7 +37,10 @@ pub(crate) fn has_ended(pidfd: BorrowedFd<'_>) -> bool {
 
 /// Collects the exit of our own child, or of one that somebody else in this program waited for.
 pub(crate) fn reap(pidfd: BorrowedFd<'_>) -> Reaped {
-    match waitid(WaitId::PidFd(pidfd), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
+    match waitid(
+        WaitId::PidFd(pidfd),
+        WaitIdOptions::EXITED | WaitIdOptions::NOHANG,
+    ) {
         Ok(Some(status)) => Reaped::Done(match (status.exit_status(), status.terminating_signal()) {
             (Some(code), _) => ExitKind::Code(code),
             (_, Some(signal)) => ExitKind::Signal(signal),

@@ -74,7 +74,9 @@ impl Identity {
         };
         let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
             Ok(fd) => fd,
-            Err(rustix::io::Errno::SRCH | rustix::io::Errno::INVAL) => return Ok(Found::Ended("no such process")),
+            Err(rustix::io::Errno::SRCH | rustix::io::Errno::INVAL) => {
+                return Ok(Found::Ended("no such process"));
+            }
             Err(e) => return Err(e.into()),
         };
         match procfs::stat(self.pid) {
@@ -85,9 +87,10 @@ impl Identity {
             // An ended one that nobody has waited for is watched like a living one: the notice comes at once.
             Ok(_) => match mark(self.pid) {
                 // A process may overwrite its environment; only a mark that is another object's speaks against it.
-                Some(mark) if mark.guid != guid => {
-                    Ok(Found::Stranger(format!("pid {} bears the mark of object {}", self.pid, mark.guid)))
-                }
+                Some(mark) if mark.guid != guid => Ok(Found::Stranger(format!(
+                    "pid {} bears the mark of object {}",
+                    self.pid, mark.guid
+                ))),
                 _ => Ok(Found::Alive(pidfd)),
             },
             Err(e) if e.kind() == io::ErrorKind::NotFound || e.raw_os_error() == Some(libc::ESRCH) => {
@@ -128,7 +131,9 @@ pub(crate) fn marked(agent: &str) -> io::Result<Vec<Marked>> {
     let mut found = Vec::new();
     let mut buffer = Vec::with_capacity(8192);
     for pid in procfs::pids()? {
-        let Some(mark) = mark_with(pid, &mut buffer).filter(|m| m.agent.as_deref() == Some(agent)) else { continue };
+        let Some(mark) = mark_with(pid, &mut buffer).filter(|m| m.agent.as_deref() == Some(agent)) else {
+            continue;
+        };
         let Ok(stat) = procfs::stat(pid) else { continue };
         if stat.is_dead() {
             continue;
@@ -139,7 +144,11 @@ pub(crate) fn marked(agent: &str) -> io::Result<Vec<Marked>> {
             boot_id: procfs::boot_id().to_owned(),
             pid_ns: procfs::pid_namespace(),
         };
-        found.push(Marked { identity, mark, leader: stat.session == pid });
+        found.push(Marked {
+            identity,
+            mark,
+            leader: stat.session == pid,
+        });
     }
     Ok(found)
 }

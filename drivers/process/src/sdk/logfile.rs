@@ -31,13 +31,6 @@ pub(crate) enum Stream {
 
 impl Stream {
     pub(crate) const BOTH: [Self; 2] = [Self::Stdout, Self::Stderr];
-
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Stdout => "stdout",
-            Self::Stderr => "stderr",
-        }
-    }
 }
 
 /// How much is kept.
@@ -62,7 +55,9 @@ impl Rotation {
     /// Bytes before this offset are not kept, for a file of this logical size.
     pub(crate) fn base(&self, size: u64) -> u64 {
         let segment = self.segment();
-        (size / segment).saturating_sub(u64::from(self.keep)).saturating_mul(segment)
+        (size / segment)
+            .saturating_sub(u64::from(self.keep))
+            .saturating_mul(segment)
     }
 }
 
@@ -112,7 +107,10 @@ impl LogFiles {
     pub(crate) fn create_dir(&self) -> io::Result<()> {
         match rustix::fs::mkdir(&self.dir, Mode::RWXU) {
             Ok(()) | Err(rustix::io::Errno::EXIST) => Ok(()),
-            Err(e) => Err(io::Error::new(io::Error::from(e).kind(), format!("cannot make {}: {e}", self.dir.display()))),
+            Err(e) => Err(io::Error::new(
+                io::Error::from(e).kind(),
+                format!("cannot make {}: {e}", self.dir.display()),
+            )),
         }
     }
 
@@ -123,8 +121,12 @@ impl LogFiles {
             std::fs::rename(&path, self.previous(stream))?;
         }
         let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR)
-            .map_err(|e| io::Error::new(io::Error::from(e).kind(), format!("cannot open {}: {e}", path.display())))
+        rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR).map_err(|e| {
+            io::Error::new(
+                io::Error::from(e).kind(),
+                format!("cannot open {}: {e}", path.display()),
+            )
+        })
     }
 
     /// Frees what is not kept. Costs one `stat` where there is nothing to free.
@@ -138,17 +140,27 @@ impl LogFiles {
             Err(e) => return Err(e.into()),
         };
         let size = stat.st_size as u64;
-        let mut checked = Checked { size, on_disk: (stat.st_blocks as u64).saturating_mul(512), freed: false };
+        let mut checked = Checked {
+            size,
+            on_disk: (stat.st_blocks as u64).saturating_mul(512),
+            freed: false,
+        };
         let base = rotation.base(size);
         // What is on disk beyond the part that is kept, with room for the file system's own blocks.
         if base == 0 || checked.on_disk <= (size - base).saturating_add(GRAIN) {
             return Ok(checked);
         }
-        let file = rustix::fs::open(&path, OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty())?;
+        let file = rustix::fs::open(
+            &path,
+            OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW,
+            Mode::empty(),
+        )?;
         let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         match rustix::fs::fallocate(&file, mode, 0, base) {
             Ok(()) => checked.freed = true,
-            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => return Err(io::ErrorKind::Unsupported.into()),
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {
+                return Err(io::ErrorKind::Unsupported.into());
+            }
             Err(e) => return Err(e.into()),
         }
         Ok(checked)
@@ -165,7 +177,12 @@ impl LogFiles {
 
 /// Which file it is: the same path may be another file later.
 pub(crate) fn incarnation(file: &OwnedFd) -> io::Result<u64> {
-    Ok(mix(&rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::INO | StatxFlags::BTIME)?))
+    Ok(mix(&rustix::fs::statx(
+        file,
+        "",
+        AtFlags::EMPTY_PATH,
+        StatxFlags::INO | StatxFlags::BTIME,
+    )?))
 }
 
 /// Which file is at the path, and its size.
@@ -176,7 +193,9 @@ pub(crate) fn look(path: &Path) -> io::Result<(u64, u64)> {
 }
 
 fn mix(stat: &rustix::fs::Statx) -> u64 {
-    let born = (stat.stx_btime.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(u64::from(stat.stx_btime.tv_nsec));
+    let born = (stat.stx_btime.tv_sec as u64)
+        .wrapping_mul(1_000_000_000)
+        .wrapping_add(u64::from(stat.stx_btime.tv_nsec));
     // Mixed, so that neither can be mistaken for an offset (the finalizer of splitmix64).
     let mut mixed = stat.stx_ino ^ born.rotate_left(20);
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -188,7 +207,11 @@ fn mix(stat: &rustix::fs::Statx) -> u64 {
 mod tests {
     use super::*;
 
-    const ROTATION: Rotation = Rotation { max_size: 128 * 1024, keep: 2, fresh_over: 1 << 40 };
+    const ROTATION: Rotation = Rotation {
+        max_size: 128 * 1024,
+        keep: 2,
+        fresh_over: 1 << 40,
+    };
 
     #[test]
     fn between_keep_and_one_more_segments_remain() {
@@ -199,7 +222,15 @@ mod tests {
         assert_eq!(ROTATION.base(2 * segment), 0);
         assert_eq!(ROTATION.base(3 * segment), segment);
         assert_eq!(ROTATION.base(10 * segment + 5), 8 * segment);
-        assert_eq!(Rotation { max_size: 0, keep: 0, fresh_over: 0 }.base(GRAIN + 1), GRAIN);
+        assert_eq!(
+            Rotation {
+                max_size: 0,
+                keep: 0,
+                fresh_over: 0
+            }
+            .base(GRAIN + 1),
+            GRAIN
+        );
     }
 
     #[test]
@@ -229,7 +260,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let files = LogFiles::new(dir.path(), "g");
         files.create_dir().unwrap();
-        let rotation = Rotation { fresh_over: 3, ..ROTATION };
+        let rotation = Rotation {
+            fresh_over: 3,
+            ..ROTATION
+        };
         let first = files.open(Stream::Stderr, &rotation).unwrap();
         rustix::io::write(&first, b"1234").unwrap();
         let second = files.open(Stream::Stderr, &rotation).unwrap();

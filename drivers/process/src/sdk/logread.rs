@@ -55,11 +55,45 @@ pub(crate) struct Chunk {
     pub at_end: bool,
 }
 
-/// Reads up to `budget` bytes of whole lines. `ended`: nobody writes any more, so a last line without an end is whole.
+/// How much may be read at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Budget {
+    /// Bytes of lines; one line may go beyond it.
+    pub share: usize,
+    /// Bytes of lines that nothing goes beyond.
+    pub most: usize,
+    /// Whether a line that is longer than `most` is given in pieces of that many bytes, instead of being left for later.
+    pub cut: bool,
+}
+
+impl Budget {
+    /// So many bytes; a line that is longer comes nevertheless.
+    pub(crate) fn about(share: usize) -> Self {
+        Self {
+            share,
+            most: usize::MAX,
+            cut: false,
+        }
+    }
+}
+
+/// Reads whole lines within the budget. `ended`: nobody writes any more, so a last line without an end is whole.
 ///
 /// `Ok(None)` where the object never had a file.
-pub(crate) fn read(files: &LogFiles, stream: Stream, start: Start, budget: usize, ended: bool) -> io::Result<Option<Chunk>> {
-    let Some(Located { file, position, is_current, lost_files }) = locate(files, stream, start, ended)? else {
+pub(crate) fn read(
+    files: &LogFiles,
+    stream: Stream,
+    start: Start,
+    budget: Budget,
+    ended: bool,
+) -> io::Result<Option<Chunk>> {
+    let Some(Located {
+        file,
+        position,
+        is_current,
+        lost_files,
+    }) = locate(files, stream, start, ended)?
+    else {
         return Ok(None);
     };
     let mut chunk = file.lines(position, budget, ended || !is_current)?;
@@ -70,7 +104,12 @@ pub(crate) fn read(files: &LogFiles, stream: Stream, start: Start, budget: usize
 }
 
 /// Where a start is, without reading from there; `None` where the object never had a file.
-pub(crate) fn place(files: &LogFiles, stream: Stream, start: Start, ended: bool) -> io::Result<Option<Position>> {
+pub(crate) fn place(
+    files: &LogFiles,
+    stream: Stream,
+    start: Start,
+    ended: bool,
+) -> io::Result<Option<Position>> {
     Ok(locate(files, stream, start, ended)?.map(|located| located.position))
 }
 
@@ -82,7 +121,9 @@ struct Located {
 }
 
 fn locate(files: &LogFiles, stream: Stream, start: Start, ended: bool) -> io::Result<Option<Located>> {
-    let Some(current) = LogFile::open(&files.current(stream))? else { return Ok(None) };
+    let Some(current) = LogFile::open(&files.current(stream))? else {
+        return Ok(None);
+    };
     let previous = LogFile::open(&files.previous(stream))?;
     let mut lost_files = false;
     let (file, position, is_current) = match start {
@@ -114,14 +155,18 @@ fn locate(files: &LogFiles, stream: Stream, start: Start, ended: bool) -> io::Re
             }
         },
     };
-    Ok(Some(Located { file, position, is_current, lost_files }))
+    Ok(Some(Located {
+        file,
+        position,
+        is_current,
+        lost_files,
+    }))
 }
 
 /// Whether nothing was written since; one system call.
 pub(crate) fn is_unchanged(files: &LogFiles, stream: Stream, position: Position) -> bool {
-    logfile::look(&files.current(stream)).is_ok_and(|(incarnation, size)| {
-        incarnation == position.incarnation && size == position.offset
-    })
+    logfile::look(&files.current(stream))
+        .is_ok_and(|(incarnation, size)| incarnation == position.incarnation && size == position.offset)
 }
 
 struct LogFile {
@@ -131,15 +176,25 @@ struct LogFile {
 
 impl LogFile {
     fn open(path: &std::path::Path) -> io::Result<Option<Self>> {
-        match rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty()) {
-            Ok(fd) => Ok(Some(Self { incarnation: incarnation(&fd)?, fd })),
+        match rustix::fs::open(
+            path,
+            OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW,
+            Mode::empty(),
+        ) {
+            Ok(fd) => Ok(Some(Self {
+                incarnation: incarnation(&fd)?,
+                fd,
+            })),
             Err(Errno::NOENT) => Ok(None),
             Err(e) => Err(e.into()),
         }
     }
 
     fn at(&self, offset: u64) -> Position {
-        Position { incarnation: self.incarnation, offset }
+        Position {
+            incarnation: self.incarnation,
+            offset,
+        }
     }
 
     fn size(&self) -> io::Result<u64> {
@@ -157,9 +212,15 @@ impl LogFile {
         }
     }
 
-    fn lines(&self, from: Position, budget: usize, ended: bool) -> io::Result<Chunk> {
+    fn lines(&self, from: Position, budget: Budget, ended: bool) -> io::Result<Chunk> {
         let size = self.size()?;
-        let mut chunk = Chunk { lines: Vec::new(), next: from, lost_bytes: 0, lost_files: false, at_end: false };
+        let mut chunk = Chunk {
+            lines: Vec::new(),
+            next: from,
+            lost_bytes: 0,
+            lost_files: false,
+            at_end: false,
+        };
         let base = self.base()?;
         // A file that was cut short by somebody else: begin again where it ends.
         let mut offset = from.offset.min(size);
@@ -171,9 +232,14 @@ impl LogFile {
             skipping = true;
         }
         chunk.next.offset = offset;
-        let mut block = vec![0; BLOCK.min(budget.max(MAX_LINE + 1))];
-        let mut spent = 0;
-        while spent < budget.max(1) {
+        let mut block = vec![0; BLOCK.min(budget.share.max(MAX_LINE + 1))];
+        let longest = if budget.cut {
+            MAX_LINE.min(budget.most.max(1))
+        } else {
+            MAX_LINE
+        };
+        let mut spent: usize = 0;
+        loop {
             let count = rustix::io::pread(&self.fd, &mut block[..], offset)?;
             // Freed while we read: the zeros in the block are not what was written.
             let base = self.base()?;
@@ -186,26 +252,33 @@ impl LogFile {
             }
             let text = Bytes::copy_from_slice(&block[..count]);
             let mut used = 0;
-            while let Some(length) = piece(&text[used..], ended && count < block.len()) {
-                let Piece { text: end, whole: next, continues } = length;
-                let line = text.slice(used..used + end);
-                used += next;
+            while let Some(piece) = piece(&text[used..], longest, ended && count < block.len()) {
+                let after = spent.saturating_add(piece.text);
+                let is_over = after > budget.share && !chunk.lines.is_empty() || after > budget.most;
+                if is_over && !skipping {
+                    return Ok(chunk);
+                }
+                let line = text.slice(used..used + piece.text);
+                used += piece.whole;
                 chunk.next.offset = offset + used as u64;
                 if skipping {
-                    chunk.lost_bytes += next as u64;
-                    skipping = continues;
+                    chunk.lost_bytes += piece.whole as u64;
+                    skipping = piece.continues;
                 } else {
-                    chunk.lines.push(Line { text: line, continues, next: chunk.next });
+                    spent = after;
+                    chunk.lines.push(Line {
+                        text: line,
+                        continues: piece.continues,
+                        next: chunk.next,
+                    });
                 }
             }
-            spent += used;
             offset += used as u64;
             if count < block.len() {
                 chunk.at_end = true;
-                break;
+                return Ok(chunk);
             }
         }
-        Ok(chunk)
     }
 
     /// The end of the last whole line.
@@ -256,15 +329,27 @@ struct Piece {
 }
 
 /// The first line of the text, or the first piece of a long one; `None` where there is no whole one yet.
-fn piece(text: &[u8], last: bool) -> Option<Piece> {
-    let window = &text[..text.len().min(MAX_LINE + 1)];
+fn piece(text: &[u8], longest: usize, last: bool) -> Option<Piece> {
+    let window = &text[..text.len().min(longest + 1)];
     if let Some(end) = window.iter().position(|b| *b == b'\n') {
-        return Some(Piece { text: end, whole: end + 1, continues: false });
+        return Some(Piece {
+            text: end,
+            whole: end + 1,
+            continues: false,
+        });
     }
-    if text.len() > MAX_LINE {
-        return Some(Piece { text: MAX_LINE, whole: MAX_LINE, continues: true });
+    if text.len() > longest {
+        return Some(Piece {
+            text: longest,
+            whole: longest,
+            continues: true,
+        });
     }
-    (last && !text.is_empty()).then_some(Piece { text: text.len(), whole: text.len(), continues: false })
+    (last && !text.is_empty()).then_some(Piece {
+        text: text.len(),
+        whole: text.len(),
+        continues: false,
+    })
 }
 
 #[cfg(test)]
@@ -274,7 +359,11 @@ mod tests {
     use super::*;
     use crate::sdk::logfile::Rotation;
 
-    const ROTATION: Rotation = Rotation { max_size: 64 * 1024, keep: 1, fresh_over: 1 << 40 };
+    const ROTATION: Rotation = Rotation {
+        max_size: 64 * 1024,
+        keep: 1,
+        fresh_over: 1 << 40,
+    };
 
     struct Fixture {
         _dir: tempfile::TempDir,
@@ -287,12 +376,18 @@ mod tests {
         let files = LogFiles::new(dir.path(), "g");
         files.create_dir().unwrap();
         let writer = files.open(Stream::Stdout, &ROTATION).unwrap().into();
-        Fixture { _dir: dir, files, writer }
+        Fixture {
+            _dir: dir,
+            files,
+            writer,
+        }
     }
 
     impl Fixture {
         fn read(&self, start: Start, ended: bool) -> Chunk {
-            read(&self.files, Stream::Stdout, start, 1 << 20, ended).unwrap().unwrap()
+            read(&self.files, Stream::Stdout, start, Budget::about(1 << 20), ended)
+                .unwrap()
+                .unwrap()
         }
     }
 
@@ -337,7 +432,10 @@ mod tests {
         f.writer.write_all(b"short\n").unwrap();
         let chunk = f.read(Start::Oldest, false);
         let shape: Vec<_> = chunk.lines.iter().map(|l| (l.text.len(), l.continues)).collect();
-        assert_eq!(shape, [(MAX_LINE, true), (MAX_LINE, true), (10, false), (5, false)]);
+        assert_eq!(
+            shape,
+            [(MAX_LINE, true), (MAX_LINE, true), (10, false), (5, false)]
+        );
     }
 
     #[test]
@@ -349,7 +447,9 @@ mod tests {
         let mut start = Start::Oldest;
         let mut seen = 0;
         loop {
-            let chunk = read(&f.files, Stream::Stdout, start, 100, false).unwrap().unwrap();
+            let chunk = read(&f.files, Stream::Stdout, start, Budget::about(100), false)
+                .unwrap()
+                .unwrap();
             for line in &chunk.lines {
                 assert_eq!(&line.text[..], format!("line {seen}").as_bytes());
                 seen += 1;
@@ -360,6 +460,33 @@ mod tests {
             }
         }
         assert_eq!(seen, 5_000);
+    }
+
+    #[test]
+    fn nothing_goes_beyond_the_most() {
+        let mut f = fixture();
+        f.writer.write_all(b"12345\n1234567890\n1\n").unwrap();
+        let read = |start, share, most, cut| {
+            let chunk = read(
+                &f.files,
+                Stream::Stdout,
+                start,
+                Budget { share, most, cut },
+                false,
+            )
+            .unwrap()
+            .unwrap();
+            (
+                texts(&chunk).iter().map(|t| t.len()).collect::<Vec<_>>(),
+                chunk.next,
+            )
+        };
+        let (lengths, next) = read(Start::Oldest, 6, 9, true);
+        assert_eq!(lengths, [5]);
+        assert_eq!(read(Start::At(next), 6, 9, false).0, [0usize; 0]);
+        let (lengths, next) = read(Start::At(next), 6, 9, true);
+        assert_eq!(lengths, [9]);
+        assert_eq!(read(Start::At(next), 6, 9, true).0, [1, 1]);
     }
 
     #[test]
@@ -386,20 +513,31 @@ mod tests {
     fn a_cursor_goes_on_in_the_next_file() {
         let mut f = fixture();
         f.writer.write_all(b"a\nb\n").unwrap();
-        let first = read(&f.files, Stream::Stdout, Start::Oldest, 1, false).unwrap().unwrap();
-        let fresh = Rotation { fresh_over: 0, ..ROTATION };
+        let first = read(&f.files, Stream::Stdout, Start::Oldest, Budget::about(1), false)
+            .unwrap()
+            .unwrap();
+        let fresh = Rotation {
+            fresh_over: 0,
+            ..ROTATION
+        };
         let mut second: std::fs::File = f.files.open(Stream::Stdout, &fresh).unwrap().into();
         f.writer.write_all(b"c").unwrap();
         second.write_all(b"d\n").unwrap();
         let mut seen = Vec::new();
-        let mut start = Start::At(Position { offset: 2, ..first.next });
+        let mut start = Start::At(Position {
+            offset: 2,
+            ..first.next
+        });
         for _ in 0..3 {
             let chunk = f.read(start, false);
             seen.extend(chunk.lines.iter().map(|l| l.text.to_vec()));
             start = Start::At(chunk.next);
         }
         assert_eq!(seen, [b"b", b"c", b"d"]);
-        let stranger = Start::At(Position { incarnation: 1, offset: 9 });
+        let stranger = Start::At(Position {
+            incarnation: 1,
+            offset: 9,
+        });
         let chunk = f.read(stranger, false);
         assert!(chunk.lost_files);
         assert_eq!(texts(&chunk), [b"a", b"b", b"c"]);

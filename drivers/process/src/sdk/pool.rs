@@ -37,21 +37,28 @@ impl Pool {
         let threads = (0..threads.max(1))
             .map(|n| {
                 let receiver = Arc::clone(&receiver);
-                std::thread::Builder::new().name(format!("process-spawn-{n}")).spawn(move || {
-                    let mut scratch = Scratch::default();
-                    loop {
-                        // One waits for the queue, the others for the lock.
-                        let Some(job) = receiver.lock().blocking_recv() else { break };
-                        // A job's panic ends its caller's wait (the reply is dropped), not the thread.
-                        let run = std::panic::AssertUnwindSafe(|| job(&mut scratch));
-                        if std::panic::catch_unwind(run).is_err() {
-                            tracing::error!("a job of the process driver panicked");
+                std::thread::Builder::new()
+                    .name(format!("process-spawn-{n}"))
+                    .spawn(move || {
+                        let mut scratch = Scratch::default();
+                        loop {
+                            // One waits for the queue, the others for the lock.
+                            let Some(job) = receiver.lock().blocking_recv() else {
+                                break;
+                            };
+                            // A job's panic ends its caller's wait (the reply is dropped), not the thread.
+                            let run = std::panic::AssertUnwindSafe(|| job(&mut scratch));
+                            if std::panic::catch_unwind(run).is_err() {
+                                tracing::error!("a job of the process driver panicked");
+                            }
                         }
-                    }
-                })
+                    })
             })
             .collect::<std::io::Result<Vec<_>>>()?;
-        Ok(Self { sender: Mutex::new(Some(sender)), threads: Mutex::new(threads) })
+        Ok(Self {
+            sender: Mutex::new(Some(sender)),
+            threads: Mutex::new(threads),
+        })
     }
 
     /// Runs `work` on one of the threads. Dropped before it began, it is not run; dropped later, it runs to its end and its

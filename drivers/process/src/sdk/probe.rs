@@ -19,7 +19,9 @@ pub(crate) struct HttpUrl {
 /// Takes an address apart. The error is a sentence.
 pub(crate) fn parse_http(url: &str) -> Result<HttpUrl, String> {
     let Some(rest) = url.strip_prefix("http://") else {
-        return Err(format!("{url:?} is not an http:// address (https is not probed: use an exec probe)"));
+        return Err(format!(
+            "{url:?} is not an http:// address (https is not probed: use an exec probe)"
+        ));
     };
     let split = rest.find(['/', '?']).unwrap_or(rest.len());
     let (authority, path) = rest.split_at(split);
@@ -29,20 +31,39 @@ pub(crate) fn parse_http(url: &str) -> Result<HttpUrl, String> {
         path => path.to_owned(),
     };
     if authority.is_empty() || authority.contains('@') || url.bytes().any(|b| b <= b' ' || b == 127) {
-        return Err(format!("{url:?} is not an http:// address of the form http://host:port/path"));
+        return Err(format!(
+            "{url:?} is not an http:// address of the form http://host:port/path"
+        ));
     }
-    let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()));
-    let address = if has_port { authority.to_owned() } else { format!("{authority}:80") };
+    let has_port = authority
+        .rsplit_once(':')
+        .is_some_and(|(_, port)| !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()));
+    let address = if has_port {
+        authority.to_owned()
+    } else {
+        format!("{authority}:80")
+    };
     parse_address(&address)?;
-    Ok(HttpUrl { authority: authority.to_owned(), address, path })
+    Ok(HttpUrl {
+        authority: authority.to_owned(),
+        address,
+        path,
+    })
 }
 
 /// `host:port`, checked. The error is a sentence.
 pub(crate) fn parse_address(address: &str) -> Result<(String, u16), String> {
     let wrong = || format!("{address:?} is not of the form host:port");
     let (host, port) = address.rsplit_once(':').ok_or_else(wrong)?;
-    let port = port.parse::<u16>().ok().filter(|port| *port > 0).ok_or_else(wrong)?;
-    let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
+    let port = port
+        .parse::<u16>()
+        .ok()
+        .filter(|port| *port > 0)
+        .ok_or_else(wrong)?;
+    let host = host
+        .strip_prefix('[')
+        .and_then(|h| h.strip_suffix(']'))
+        .unwrap_or(host);
     if host.is_empty() || host.contains(|c: char| c.is_whitespace() || c == '/') {
         return Err(wrong());
     }
@@ -57,7 +78,9 @@ pub(crate) fn is_local(address: &str) -> bool {
 }
 
 async fn connect(address: &str) -> Result<TcpStream, String> {
-    TcpStream::connect(address).await.map_err(|e| format!("cannot connect to {address}: {e}"))
+    TcpStream::connect(address)
+        .await
+        .map_err(|e| format!("cannot connect to {address}: {e}"))
 }
 
 /// A connection can be made within the time.
@@ -82,7 +105,9 @@ async fn status_of(url: &HttpUrl) -> Result<u16, String> {
     const STATUS_LINE: usize = 512;
     let mut stream = connect(&url.address).await?;
     let HttpUrl { authority, path, .. } = url;
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: agent-probe\r\nConnection: close\r\n\r\n");
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: agent-probe\r\nConnection: close\r\n\r\n"
+    );
     let failed = |e: std::io::Error| format!("{}: {e}", url.address);
     stream.write_all(request.as_bytes()).await.map_err(failed)?;
     let mut answer = Vec::with_capacity(STATUS_LINE);
@@ -109,10 +134,21 @@ mod tests {
     #[test]
     fn addresses_are_taken_apart() {
         let url = parse_http("http://127.0.0.1:8080/health?x=1#top").unwrap();
-        assert_eq!((url.address.as_str(), url.path.as_str()), ("127.0.0.1:8080", "/health?x=1"));
+        assert_eq!(
+            (url.address.as_str(), url.path.as_str()),
+            ("127.0.0.1:8080", "/health?x=1")
+        );
         assert_eq!(parse_http("http://localhost").unwrap().address, "localhost:80");
         assert_eq!(parse_http("http://[::1]:81?a").unwrap().path, "/?a");
-        for bad in ["", "https://x", "http://", "http://a b/", "http://u@h/", "http://h:0/", "http://h/\r\nX: y"] {
+        for bad in [
+            "",
+            "https://x",
+            "http://",
+            "http://a b/",
+            "http://u@h/",
+            "http://h:0/",
+            "http://h/\r\nX: y",
+        ] {
             assert!(parse_http(bad).is_err(), "{bad:?}");
         }
         assert!(is_local("127.0.0.1:1") && is_local("[::1]:1") && is_local("localhost:1"));

@@ -34,9 +34,17 @@ pub(crate) fn parse_stat(text: &[u8]) -> Option<Stat> {
     let close = text.iter().rposition(|b| *b == b')')?;
     let pid = number(text.get(..open)?.trim_ascii())?;
     let rest = text.get(close + 1..)?;
-    let mut stat = Stat { pid: i32::try_from(pid).ok()?, ..Stat::default() };
+    let mut stat = Stat {
+        pid: i32::try_from(pid).ok()?,
+        ..Stat::default()
+    };
     // Fields count from 3, as in proc(5).
-    for (field, word) in rest.split(|b| *b == b' ' || *b == b'\n').filter(|w| !w.is_empty()).enumerate().map(|(i, w)| (i + 3, w)) {
+    for (field, word) in rest
+        .split(|b| *b == b' ' || *b == b'\n')
+        .filter(|w| !w.is_empty())
+        .enumerate()
+        .map(|(i, w)| (i + 3, w))
+    {
         match field {
             3 => stat.state = *word.first()?,
             4 => stat.ppid = number(word)? as i32,
@@ -62,7 +70,9 @@ pub(crate) fn number(word: &[u8]) -> Option<u64> {
     }
     let mut value = 0u64;
     for byte in word {
-        value = value.checked_mul(10)?.checked_add(u64::from(byte.checked_sub(b'0').filter(|d| *d < 10)?))?;
+        value = value
+            .checked_mul(10)?
+            .checked_add(u64::from(byte.checked_sub(b'0').filter(|d| *d < 10)?))?;
     }
     (!word.is_empty()).then_some(value)
 }
@@ -83,7 +93,8 @@ pub(crate) fn read_into<'b>(path: &str, buffer: &'b mut Vec<u8>) -> io::Result<&
 pub(crate) fn stat(pid: i32) -> io::Result<Stat> {
     let mut buffer = Vec::with_capacity(512);
     let text = read_into(&format!("/proc/{pid}/stat"), &mut buffer)?;
-    parse_stat(text).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "/proc/<pid>/stat is not understood"))
+    parse_stat(text)
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "/proc/<pid>/stat is not understood"))
 }
 
 /// The value of one variable in the environment a process was started with.
@@ -103,21 +114,30 @@ pub(crate) fn pids() -> io::Result<Vec<i32>> {
 
 /// The living members of a process group, which is named by its leader's pid.
 pub(crate) fn group_members(group: i32) -> io::Result<Vec<i32>> {
-    Ok(pids()?.into_iter().filter(|pid| stat(*pid).is_ok_and(|s| s.pgrp == group && !s.is_dead())).collect())
+    Ok(pids()?
+        .into_iter()
+        .filter(|pid| stat(*pid).is_ok_and(|s| s.pgrp == group && !s.is_dead()))
+        .collect())
 }
 
 /// The id of this boot of the kernel; start times are comparable within one boot only.
 pub(crate) fn boot_id() -> &'static str {
     static BOOT: OnceLock<String> = OnceLock::new();
     BOOT.get_or_init(|| {
-        std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|s| s.trim().to_owned()).unwrap_or_default()
+        std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+            .map(|s| s.trim().to_owned())
+            .unwrap_or_default()
     })
 }
 
 /// The pid namespace of the agent; pids are comparable within one only. 0 where it cannot be read.
 pub(crate) fn pid_namespace() -> u64 {
     static NAMESPACE: OnceLock<u64> = OnceLock::new();
-    *NAMESPACE.get_or_init(|| rustix::fs::stat("/proc/self/ns/pid").map(|s| s.st_ino).unwrap_or_default())
+    *NAMESPACE.get_or_init(|| {
+        rustix::fs::stat("/proc/self/ns/pid")
+            .map(|s| s.st_ino)
+            .unwrap_or_default()
+    })
 }
 
 #[cfg(test)]
@@ -128,8 +148,14 @@ mod tests {
     fn a_hostile_name_does_not_confuse() {
         let text = b"42 (a) R 1 (b\n)) S 7 42 43 0 -1 4194560 1 2 3 4 10 20 30 40 20 0 5 0 777 1000 99 18446744073709551615 1\n";
         let stat = parse_stat(text).unwrap();
-        assert_eq!((stat.pid, stat.state, stat.ppid, stat.pgrp, stat.session), (42, b'S', 7, 42, 43));
-        assert_eq!((stat.cpu_ticks, stat.threads, stat.start_ticks, stat.rss_pages), (100, 5, 777, 99));
+        assert_eq!(
+            (stat.pid, stat.state, stat.ppid, stat.pgrp, stat.session),
+            (42, b'S', 7, 42, 43)
+        );
+        assert_eq!(
+            (stat.cpu_ticks, stat.threads, stat.start_ticks, stat.rss_pages),
+            (100, 5, 777, 99)
+        );
     }
 
     #[test]

@@ -37,11 +37,17 @@ pub(crate) struct Budget {
 
 impl Budget {
     pub(crate) fn new(descriptors: usize) -> Self {
-        Self { left: AtomicUsize::new(descriptors) }
+        Self {
+            left: AtomicUsize::new(descriptors),
+        }
     }
 
     fn take(&self, count: usize) -> bool {
-        self.left.fetch_update(Ordering::AcqRel, Ordering::Acquire, |left| left.checked_sub(count)).is_ok()
+        self.left
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |left| {
+                left.checked_sub(count)
+            })
+            .is_ok()
     }
 
     fn give(&self, count: usize) {
@@ -75,14 +81,28 @@ impl Drop for Kept {
 const FILES: usize = 3;
 
 fn open(path: &str) -> io::Result<OwnedFd> {
-    Ok(rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
+    Ok(rustix::fs::open(
+        path,
+        OFlags::RDONLY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?)
 }
 
 impl Kept {
     /// Opens the files; `taken` descriptors count against the budget until it is dropped.
-    fn open(pid: i32, procs: Option<&Path>, taken: usize, budget: &std::sync::Arc<Budget>) -> io::Result<Self> {
-        let mut kept =
-            Self { files: Vec::with_capacity(FILES), has_io: false, has_procs: false, taken, budget: std::sync::Arc::clone(budget) };
+    fn open(
+        pid: i32,
+        procs: Option<&Path>,
+        taken: usize,
+        budget: &std::sync::Arc<Budget>,
+    ) -> io::Result<Self> {
+        let mut kept = Self {
+            files: Vec::with_capacity(FILES),
+            has_io: false,
+            has_procs: false,
+            taken,
+            budget: std::sync::Arc::clone(budget),
+        };
         kept.files.push(open(&format!("/proc/{pid}/stat"))?);
         if let Ok(io) = open(&format!("/proc/{pid}/io")) {
             kept.files.push(io);
@@ -137,7 +157,9 @@ impl Sampler {
                 transient = Some(opened);
             }
         }
-        let Some(files) = kept.as_ref().or(transient.as_ref()) else { return Ok(None) };
+        let Some(files) = kept.as_ref().or(transient.as_ref()) else {
+            return Ok(None);
+        };
         let result = self.read(pid, start_ticks, files);
         if !matches!(result, Ok(Some(_))) {
             *kept = None;
@@ -146,20 +168,30 @@ impl Sampler {
     }
 
     fn read(&mut self, pid: i32, start_ticks: u64, files: &Kept) -> io::Result<Option<Sample>> {
-        let Some(stat) = self.pread(&files.files[0])?.and_then(parse_stat) else { return Ok(None) };
+        let Some(stat) = self.pread(&files.files[0])?.and_then(parse_stat) else {
+            return Ok(None);
+        };
         if stat.start_ticks != start_ticks || stat.is_dead() {
             return Ok(None);
         }
         let mut ticks = stat.cpu_ticks;
         let mut pages = stat.rss_pages;
-        let mut sample = Sample { threads: stat.threads, processes: 1, ..Sample::default() };
+        let mut sample = Sample {
+            threads: stat.threads,
+            processes: 1,
+            ..Sample::default()
+        };
         if files.has_io {
             sample.io = self.pread(&files.files[1])?.and_then(parse_io);
         }
         if let (true, Some(procs)) = (files.has_procs, files.files.last()) {
             let members: Vec<i32> = self
                 .pread(procs)?
-                .map(|text| text.split(|b| *b == b'\n').filter_map(|l| i32::try_from(number(l)?).ok()).collect())
+                .map(|text| {
+                    text.split(|b| *b == b'\n')
+                        .filter_map(|l| i32::try_from(number(l)?).ok())
+                        .collect()
+                })
                 .unwrap_or_default();
             for member in members.into_iter().filter(|m| *m != pid && *m > 0) {
                 let Ok(stat) = procfs::stat(member) else { continue };
@@ -201,7 +233,10 @@ fn count_fds(pid: i32) -> Option<u64> {
 }
 
 fn parse_io(text: &[u8]) -> Option<(u64, u64)> {
-    let value = |key: &[u8]| text.split(|b| *b == b'\n').find_map(|line| number(line.strip_prefix(key)?));
+    let value = |key: &[u8]| {
+        text.split(|b| *b == b'\n')
+            .find_map(|line| number(line.strip_prefix(key)?))
+    };
     Some((value(b"read_bytes: ")?, value(b"write_bytes: ")?))
 }
 

@@ -46,7 +46,9 @@ pub(crate) fn parse(text: &str) -> Result<Signal, String> {
         .find(|(known, _)| *known == name)
         .map(|(_, signal)| *signal)
         .or_else(by_number)
-        .ok_or_else(|| format!("unknown signal {text:?}: use a name such as TERM or HUP, or a number from 1 to 31"))
+        .ok_or_else(|| {
+            format!("unknown signal {text:?}: use a name such as TERM or HUP, or a number from 1 to 31")
+        })
 }
 
 /// `SIGTERM` for 15; the number where it has no name.

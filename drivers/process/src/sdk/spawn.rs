@@ -70,11 +70,18 @@ pub(crate) struct SpawnError {
 impl SpawnError {
     /// The machine is short of something now; the same start may work later.
     pub(crate) fn is_exhaustion(&self) -> bool {
-        matches!(self.errno, libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE | libc::ENOSPC)
+        matches!(
+            self.errno,
+            libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE | libc::ENOSPC
+        )
     }
 
     fn new(path: Option<&'static str>, errno: i32, message: impl Into<String>) -> Self {
-        Self { path, message: message.into(), errno }
+        Self {
+            path,
+            message: message.into(),
+            errno,
+        }
     }
 }
 
@@ -83,18 +90,35 @@ pub(crate) fn spawn(launch: &Launch, fds: Descriptors, stack: &mut Vec<u8>) -> R
     stack.resize(CHILD_STACK, 0);
     let stdin = fds.stdin.map_or_else(|| open_stdin(launch), Ok)?;
     let above = |fd: OwnedFd| {
-        sys::above_stdio(fd).map_err(|e| SpawnError::new(None, errno_of(&e), format!("out of descriptors: {e}")))
+        sys::above_stdio(fd)
+            .map_err(|e| SpawnError::new(None, errno_of(&e), format!("out of descriptors: {e}")))
     };
     let stdio = [above(stdin)?, above(fds.stdout)?, above(fds.stderr)?];
     let setup = ChildSetup {
         programs: programs(launch)?,
-        argv: launch.argv.iter().map(|a| c_string(a, "command")).collect::<Result<_, _>>()?,
-        envp: launch.env.iter().map(|(k, v)| c_string(&format!("{k}={v}"), "env")).collect::<Result<_, _>>()?,
+        argv: launch
+            .argv
+            .iter()
+            .map(|a| c_string(a, "command"))
+            .collect::<Result<_, _>>()?,
+        envp: launch
+            .env
+            .iter()
+            .map(|(k, v)| c_string(&format!("{k}={v}"), "env"))
+            .collect::<Result<_, _>>()?,
         stdio: [stdio[0].as_raw_fd(), stdio[1].as_raw_fd(), stdio[2].as_raw_fd()],
         cgroups: fds.cgroups.iter().map(AsRawFd::as_raw_fd).collect(),
-        cwd: launch.cwd.as_ref().map(|p| c_string(&p.to_string_lossy(), "cwd")).transpose()?,
+        cwd: launch
+            .cwd
+            .as_ref()
+            .map(|p| c_string(&p.to_string_lossy(), "cwd"))
+            .transpose()?,
         umask: launch.umask,
-        rlimits: launch.rlimits.iter().map(|l| (l.resource, l.soft, l.hard)).collect(),
+        rlimits: launch
+            .rlimits
+            .iter()
+            .map(|l| (l.resource, l.soft, l.hard))
+            .collect(),
         // What the spec does not ask for is set back to the system's default, as far as that is allowed.
         nice: Some(launch.nice.map_or((0, false), |n| (n, true))),
         ioprio: launch.ioprio,
@@ -105,9 +129,17 @@ pub(crate) fn spawn(launch: &Launch, fds: Descriptors, stack: &mut Vec<u8>) -> R
         ids: launch.ids.map(|ids| (ids.uid, ids.gid)),
     };
     let child = sys::spawn(&setup, stack).map_err(|failure| explain(failure, launch))?;
-    let identity = Identity::of_child(child.pid)
-        .map_err(|e| SpawnError::new(None, errno_of(&e), format!("cannot read /proc/{}/stat: {e}", child.pid)))?;
-    Ok(Spawned { identity, pidfd: child.pidfd })
+    let identity = Identity::of_child(child.pid).map_err(|e| {
+        SpawnError::new(
+            None,
+            errno_of(&e),
+            format!("cannot read /proc/{}/stat: {e}", child.pid),
+        )
+    })?;
+    Ok(Spawned {
+        identity,
+        pidfd: child.pidfd,
+    })
 }
 
 fn errno_of(error: &std::io::Error) -> i32 {
@@ -115,39 +147,74 @@ fn errno_of(error: &std::io::Error) -> i32 {
 }
 
 fn c_string(text: &str, path: &'static str) -> Result<CString, SpawnError> {
-    CString::new(text)
-        .map_err(|_| SpawnError::new(Some(path), libc::EINVAL, format!("{path} has a NUL byte, which no program can be given")))
+    CString::new(text).map_err(|_| {
+        SpawnError::new(
+            Some(path),
+            libc::EINVAL,
+            format!("{path} has a NUL byte, which no program can be given"),
+        )
+    })
 }
 
 fn open_stdin(launch: &Launch) -> Result<OwnedFd, SpawnError> {
     let path = launch.stdin.clone().unwrap_or_else(|| "/dev/null".into());
-    rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK, Mode::empty())
-        .and_then(|fd| {
-            // Opened without waiting for a FIFO's writer; read as usual.
-            rustix::fs::fcntl_setfl(&fd, OFlags::empty())?;
-            Ok(fd)
-        })
-        .map_err(|e| {
-            SpawnError::new(Some("stdin"), e.raw_os_error(), format!("cannot open stdin file {}: {}", path.display(), io(e.raw_os_error())))
-        })
+    rustix::fs::open(
+        &path,
+        OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK,
+        Mode::empty(),
+    )
+    .and_then(|fd| {
+        // Opened without waiting for a FIFO's writer; read as usual.
+        rustix::fs::fcntl_setfl(&fd, OFlags::empty())?;
+        Ok(fd)
+    })
+    .map_err(|e| {
+        SpawnError::new(
+            Some("stdin"),
+            e.raw_os_error(),
+            format!(
+                "cannot open stdin file {}: {}",
+                path.display(),
+                io(e.raw_os_error())
+            ),
+        )
+    })
 }
 
 fn search_path(launch: &Launch) -> &str {
-    launch.env.iter().rev().find(|(key, _)| key == "PATH").map_or(DEFAULT_PATH, |(_, value)| value)
+    launch
+        .env
+        .iter()
+        .rev()
+        .find(|(key, _)| key == "PATH")
+        .map_or(DEFAULT_PATH, |(_, value)| value)
 }
 
 /// The paths to try, as a shell would; a name with a slash is taken as it is, relative to the working directory.
 fn programs(launch: &Launch) -> Result<Vec<CString>, SpawnError> {
     let name = launch.argv.first().map_or("", String::as_str);
     if name.is_empty() {
-        return Err(SpawnError::new(Some("command"), libc::EINVAL, "the command is empty"));
+        return Err(SpawnError::new(
+            Some("command"),
+            libc::EINVAL,
+            "the command is empty",
+        ));
     }
     if name.contains('/') {
         return Ok(vec![c_string(name, "command")?]);
     }
     search_path(launch)
         .split(':')
-        .map(|dir| c_string(&if dir.is_empty() { format!("./{name}") } else { format!("{dir}/{name}") }, "command"))
+        .map(|dir| {
+            c_string(
+                &if dir.is_empty() {
+                    format!("./{name}")
+                } else {
+                    format!("{dir}/{name}")
+                },
+                "command",
+            )
+        })
         .collect()
 }
 
@@ -159,31 +226,62 @@ fn io(errno: i32) -> String {
 fn explain(failure: ChildFailure, launch: &Launch) -> SpawnError {
     let ChildFailure { step, index, errno } = failure;
     let reason = io(errno);
-    let who = launch.ids.map_or_else(String::new, |ids| format!(" as uid {}", ids.uid));
+    let who = launch
+        .ids
+        .map_or_else(String::new, |ids| format!(" as uid {}", ids.uid));
     let (path, message) = match step {
         Step::Exec => return explain_exec(errno, launch),
         Step::Cwd => {
-            let cwd = launch.cwd.as_deref().map(|p| p.display().to_string()).unwrap_or_default();
-            (Some("cwd"), format!("cannot enter the working directory {cwd:?}{who}: {reason}"))
+            let cwd = launch
+                .cwd
+                .as_deref()
+                .map(|p| p.display().to_string())
+                .unwrap_or_default();
+            (
+                Some("cwd"),
+                format!("cannot enter the working directory {cwd:?}{who}: {reason}"),
+            )
         }
         Step::Ids => {
             let ids = launch.ids.unwrap_or_default();
-            (Some("user"), format!("cannot become uid {} gid {}: {reason} (only root or CAP_SETUID/CAP_SETGID may)", ids.uid, ids.gid))
+            (
+                Some("user"),
+                format!(
+                    "cannot become uid {} gid {}: {reason} (only root or CAP_SETUID/CAP_SETGID may)",
+                    ids.uid, ids.gid
+                ),
+            )
         }
         Step::Rlimit => {
             let limit = launch.rlimits.get(index);
-            let text = limit.map(|l| format!("{} (soft {}, hard {})", l.name, l.soft, l.hard)).unwrap_or_default();
-            (Some("rlimits"), format!("cannot set limit {text}: {reason}; only root may raise a hard limit"))
+            let text = limit
+                .map(|l| format!("{} (soft {}, hard {})", l.name, l.soft, l.hard))
+                .unwrap_or_default();
+            (
+                Some("rlimits"),
+                format!("cannot set limit {text}: {reason}; only root may raise a hard limit"),
+            )
         }
-        Step::Nice => (Some("nice"), format!("cannot set nice: {reason}; only root may go below the agent's own")),
+        Step::Nice => (
+            Some("nice"),
+            format!("cannot set nice: {reason}; only root may go below the agent's own"),
+        ),
         Step::IoPriority => (Some("ioprio"), format!("cannot set the io priority: {reason}")),
-        Step::OomScore => (Some("oom_score_adj"), format!("cannot set oom_score_adj: {reason}; only root may lower it")),
+        Step::OomScore => (
+            Some("oom_score_adj"),
+            format!("cannot set oom_score_adj: {reason}; only root may lower it"),
+        ),
         Step::Cgroup => (None, format!("cannot enter the cgroup: {reason}")),
-        Step::Clone if matches!(errno, libc::EAGAIN | libc::ENOMEM) => {
-            (None, format!("the machine has no room for another process: {reason} (pids limit, RLIMIT_NPROC or memory)"))
-        }
+        Step::Clone if matches!(errno, libc::EAGAIN | libc::ENOMEM) => (
+            None,
+            format!(
+                "the machine has no room for another process: {reason} (pids limit, RLIMIT_NPROC or memory)"
+            ),
+        ),
         Step::Clone => (None, format!("cannot start a process: {reason}")),
-        Step::Session | Step::Stdio | Step::CloseFds => (None, format!("cannot prepare the process ({step:?}): {reason}")),
+        Step::Session | Step::Stdio | Step::CloseFds => {
+            (None, format!("cannot prepare the process ({step:?}): {reason}"))
+        }
     };
     SpawnError::new(path, errno, message)
 }
@@ -192,20 +290,38 @@ fn explain_exec(errno: i32, launch: &Launch) -> SpawnError {
     let name = launch.argv.first().map_or("", String::as_str);
     let reason = io(errno);
     let by_path = name.contains('/');
-    let on_disk = if by_path { launch.cwd.as_deref().map_or_else(|| PathBuf::from(name), |cwd| cwd.join(name)) } else { PathBuf::new() };
+    let on_disk = if by_path {
+        launch
+            .cwd
+            .as_deref()
+            .map_or_else(|| PathBuf::from(name), |cwd| cwd.join(name))
+    } else {
+        PathBuf::new()
+    };
     let message = match errno {
         libc::ENOENT | libc::ENOTDIR if !by_path => {
-            format!("command not found: {name:?} (looked in PATH {})", search_path(launch))
+            format!(
+                "command not found: {name:?} (looked in PATH {})",
+                search_path(launch)
+            )
         }
         libc::ENOENT if on_disk.exists() => {
-            format!("cannot run {name:?}: the file is there, but the interpreter that its first line or its ELF header names is not")
+            format!(
+                "cannot run {name:?}: the file is there, but the interpreter that its first line or its ELF header names is not"
+            )
         }
         libc::ENOENT | libc::ENOTDIR => format!("command not found: {name:?}"),
         libc::EACCES => {
-            let who = launch.ids.map_or_else(String::new, |ids| format!(" as uid {}", ids.uid));
-            format!("cannot run {name:?}{who}: permission denied (not executable, or a directory on the way is closed)")
+            let who = launch
+                .ids
+                .map_or_else(String::new, |ids| format!(" as uid {}", ids.uid));
+            format!(
+                "cannot run {name:?}{who}: permission denied (not executable, or a directory on the way is closed)"
+            )
         }
-        libc::ENOEXEC => format!("cannot run {name:?}: not a program; a script needs a first line such as #!/bin/sh"),
+        libc::ENOEXEC => {
+            format!("cannot run {name:?}: not a program; a script needs a first line such as #!/bin/sh")
+        }
         libc::E2BIG => format!("cannot run {name:?}: arguments and environment are too long"),
         _ => format!("cannot run {name:?}: {reason}"),
     };

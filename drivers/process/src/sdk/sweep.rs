@@ -6,7 +6,7 @@ use std::os::fd::BorrowedFd;
 
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, pidfd_send_signal};
 
-use super::identity::{self, MARK_GUID};
+use super::identity::{self, MARK_AGENT, MARK_GUID};
 use super::procfs;
 use super::sys;
 
@@ -14,13 +14,21 @@ use super::sys;
 ///
 /// `Ok(false)` where the group is gone. Since kernel 6.9 the kernel finds the group by the descriptor; before, by its number, which is
 /// the leader's pid and cannot be another's as long as the leader, dead or alive, has not been waited for. That is checked first.
-pub(crate) fn signal_group(pidfd: BorrowedFd<'_>, pid: i32, start_ticks: u64, signal: Signal) -> io::Result<bool> {
+pub(crate) fn signal_group(
+    pidfd: BorrowedFd<'_>,
+    pid: i32,
+    start_ticks: u64,
+    signal: Signal,
+) -> io::Result<bool> {
     match sys::pidfd_signal_group(pidfd, signal.as_raw()) {
         Ok(()) => Ok(true),
         Err(e) if e.raw_os_error() == Some(libc::ESRCH) => Ok(false),
         Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {
-            let same = procfs::stat(pid).is_ok_and(|stat| stat.start_ticks == start_ticks && stat.pgrp == pid);
-            let Some(group) = Pid::from_raw(pid).filter(|_| same && pid > 1) else { return Ok(false) };
+            let same =
+                procfs::stat(pid).is_ok_and(|stat| stat.start_ticks == start_ticks && stat.pgrp == pid);
+            let Some(group) = Pid::from_raw(pid).filter(|_| same && pid > 1) else {
+                return Ok(false);
+            };
             match kill_process_group(group, signal) {
                 Ok(()) => Ok(true),
                 Err(rustix::io::Errno::SRCH) => Ok(false),
@@ -31,12 +39,12 @@ pub(crate) fn signal_group(pidfd: BorrowedFd<'_>, pid: i32, start_ticks: u64, si
     }
 }
 
-/// Kills every living process that bears one of these marks (GUID → the tick before which it was started), in one walk over
+/// Kills every living process that bears one of these marks of this agent (GUID → the tick before which it was started), in one walk over
 /// `/proc`; repeats while it finds some, because they may fork. Returns how many were found in all.
 ///
 /// For hosts where no cgroup holds the tree. Each process is pinned by a descriptor before its mark is read, so the one that is
 /// signalled is the one that bears it.
-pub(crate) fn kill_marked(doomed: &HashMap<String, u64>) -> io::Result<usize> {
+pub(crate) fn kill_marked(agent: &str, doomed: &HashMap<String, u64>) -> io::Result<usize> {
     const ROUNDS: usize = 8;
     let mut total = 0;
     let mut buffer = Vec::with_capacity(8192);
@@ -44,9 +52,18 @@ pub(crate) fn kill_marked(doomed: &HashMap<String, u64>) -> io::Result<usize> {
         let mut found = 0;
         for pid in procfs::pids()? {
             let Some(raw) = Pid::from_raw(pid) else { continue };
-            let Ok(pidfd) = pidfd_open(raw, PidfdFlags::empty()) else { continue };
-            let Ok(environ) = procfs::read_into(&format!("/proc/{pid}/environ"), &mut buffer) else { continue };
-            let Some(before) = procfs::env_value(environ, MARK_GUID).and_then(|guid| doomed.get(guid)) else { continue };
+            let Ok(pidfd) = pidfd_open(raw, PidfdFlags::empty()) else {
+                continue;
+            };
+            let Ok(environ) = procfs::read_into(&format!("/proc/{pid}/environ"), &mut buffer) else {
+                continue;
+            };
+            if procfs::env_value(environ, MARK_AGENT) != Some(agent) {
+                continue;
+            }
+            let Some(before) = procfs::env_value(environ, MARK_GUID).and_then(|guid| doomed.get(guid)) else {
+                continue;
+            };
             if procfs::stat(pid).is_ok_and(|stat| stat.start_ticks < *before && !stat.is_dead())
                 && pidfd_send_signal(&pidfd, Signal::KILL).is_ok()
             {
@@ -66,14 +83,24 @@ pub(crate) fn now_ticks() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     let hertz = rustix::param::clock_ticks_per_second();
     let nanos_per_tick = 1_000_000_000 / hertz.max(1);
-    (now.tv_sec as u64).saturating_mul(hertz).saturating_add(now.tv_nsec as u64 / nanos_per_tick)
+    (now.tv_sec as u64)
+        .saturating_mul(hertz)
+        .saturating_add(now.tv_nsec as u64 / nanos_per_tick)
 }
 
 /// The pid of a process started by an operation, found by its mark; the leader of its session first.
-pub(crate) fn find_marked(agent: &str, guid: &str, op_id: Option<&str>) -> io::Result<Option<identity::Marked>> {
+pub(crate) fn find_marked(
+    agent: &str,
+    guid: &str,
+    op_id: Option<&str>,
+) -> io::Result<Option<identity::Marked>> {
     let mut candidates: Vec<_> = identity::marked(agent)?
         .into_iter()
-        .filter(|m| m.mark.guid == guid && m.mark.op_id.is_some() && (op_id.is_none() || m.mark.op_id.as_deref() == op_id))
+        .filter(|m| {
+            m.mark.guid == guid
+                && m.mark.op_id.is_some()
+                && (op_id.is_none() || m.mark.op_id.as_deref() == op_id)
+        })
         .collect();
     candidates.sort_by_key(|m| (!m.leader, m.identity.start_ticks, m.identity.pid));
     Ok(candidates.into_iter().next())

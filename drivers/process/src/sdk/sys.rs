@@ -1,4 +1,5 @@
-//! The one place with unsafe code: starting a child without copying the agent's memory, and one ioctl.
+//! The one place with unsafe code: starting a child without copying the agent's memory, two calls that
+//! have no safe interface, and the registration of a descriptor.
 //!
 //! `posix_spawn` cannot change the user, the umask, limits or the cgroup, and `fork` copies the page tables of the whole
 //! agent (6 to 8 ms with a 256 MiB heap). So the child is made as `vfork` makes it: `clone(CLONE_VM | CLONE_VFORK)` on a
@@ -13,13 +14,16 @@
 //! * the child's descriptor table, signal table and working directory are its own (no `CLONE_FILES | CLONE_SIGHAND | CLONE_FS`).
 #![expect(
     unsafe_code,
-    reason = "vfork-like spawning and the PIDFD_GET_INFO ioctl have no safe interface; see the module's doc"
+    reason = "vfork-like spawning, pidfd calls and AsyncFd::register have no safe interface; see the module's doc"
 )]
 
 use std::ffi::{CString, c_char, c_int, c_long, c_void};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 use std::sync::atomic::{AtomicI32, Ordering};
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// Bytes of stack a child gets before `execve`.
 pub(crate) const CHILD_STACK: usize = 64 * 1024;
@@ -119,7 +123,8 @@ pub(crate) fn spawn(setup: &ChildSetup, stack: &mut [u8]) -> Result<Child, Child
         strings.iter().map(|s| s.as_ptr()).chain([ptr::null()]).collect()
     };
     // SAFETY: a zeroed sigset_t is valid, and both calls write to it.
-    let (mut all, mut empty): (libc::sigset_t, libc::sigset_t) = unsafe { (std::mem::zeroed(), std::mem::zeroed()) };
+    let (mut all, mut empty): (libc::sigset_t, libc::sigset_t) =
+        unsafe { (std::mem::zeroed(), std::mem::zeroed()) };
     // SAFETY: both point to sets of this frame.
     unsafe {
         libc::sigfillset(&raw mut all);
@@ -134,7 +139,11 @@ pub(crate) fn spawn(setup: &ChildSetup, stack: &mut [u8]) -> Result<Child, Child
         index: AtomicI32::new(0),
         errno: AtomicI32::new(0),
     };
-    let clone_failure = |errno| ChildFailure { step: Step::Clone, index: 0, errno };
+    let clone_failure = |errno| ChildFailure {
+        step: Step::Clone,
+        index: 0,
+        errno,
+    };
     if stack.len() < CHILD_STACK {
         return Err(clone_failure(libc::EINVAL));
     }
@@ -167,7 +176,11 @@ pub(crate) fn spawn(setup: &ChildSetup, stack: &mut [u8]) -> Result<Child, Child
                 && std::io::Error::last_os_error().raw_os_error() == Some(libc::EINTR)
             {}
             let index = usize::try_from(shared.index.load(Ordering::Acquire)).unwrap_or(0);
-            Err(ChildFailure { step, index, errno: shared.errno.load(Ordering::Acquire) })
+            Err(ChildFailure {
+                step,
+                index,
+                errno: shared.errno.load(Ordering::Acquire),
+            })
         }
     }
 }
@@ -179,7 +192,9 @@ extern "C" fn child_main(argument: *mut c_void) -> c_int {
     // SAFETY: as above.
     if let Err((step, index)) = unsafe { prepare_and_exec(shared) } {
         // SAFETY: errno is the calling thread's; the suspended parent does not look at it.
-        shared.errno.store(unsafe { *libc::__errno_location() }, Ordering::Release);
+        shared
+            .errno
+            .store(unsafe { *libc::__errno_location() }, Ordering::Release);
         shared.index.store(index as i32, Ordering::Release);
         shared.step.store(step as i32, Ordering::Release);
     }
@@ -205,20 +220,36 @@ unsafe fn prepare_and_exec(shared: &Shared<'_>) -> Result<(), (Step, usize)> {
         }
         check(libc::setsid().into(), Step::Session, 0)?;
         for (i, fd) in setup.cgroups.iter().enumerate() {
-            check(libc::write(*fd, c"0".as_ptr().cast(), 1) as c_long, Step::Cgroup, i)?;
+            check(
+                libc::write(*fd, c"0".as_ptr().cast(), 1) as c_long,
+                Step::Cgroup,
+                i,
+            )?;
         }
         libc::umask(setup.umask);
         if let Some((value, required)) = &setup.oom_score_adj {
-            let fd = libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
+            let fd = libc::open(
+                c"/proc/self/oom_score_adj".as_ptr(),
+                libc::O_WRONLY | libc::O_CLOEXEC,
+            );
             let written = libc::write(fd, value.as_ptr().cast(), value.as_bytes().len());
             if *required {
                 check(written as c_long, Step::OomScore, 0)?;
             }
         }
         for (i, (resource, soft, hard)) in setup.rlimits.iter().enumerate() {
-            let limit = libc::rlimit64 { rlim_cur: *soft, rlim_max: *hard };
+            let limit = libc::rlimit64 {
+                rlim_cur: *soft,
+                rlim_max: *hard,
+            };
             let new = &raw const limit;
-            let result = libc::syscall(libc::SYS_prlimit64, 0, *resource, new, ptr::null::<libc::rlimit64>());
+            let result = libc::syscall(
+                libc::SYS_prlimit64,
+                0,
+                *resource,
+                new,
+                ptr::null::<libc::rlimit64>(),
+            );
             check(result, Step::Rlimit, i)?;
         }
         if let Some((value, required)) = setup.nice {
@@ -229,7 +260,11 @@ unsafe fn prepare_and_exec(shared: &Shared<'_>) -> Result<(), (Step, usize)> {
         }
         if let Some(value) = setup.ioprio {
             const IOPRIO_WHO_PROCESS: c_int = 1;
-            check(libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, value), Step::IoPriority, 0)?;
+            check(
+                libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, value),
+                Step::IoPriority,
+                0,
+            )?;
         }
         for (i, fd) in setup.stdio.iter().enumerate() {
             check(libc::dup2(*fd, i as c_int).into(), Step::Stdio, i)?;
@@ -238,7 +273,11 @@ unsafe fn prepare_and_exec(shared: &Shared<'_>) -> Result<(), (Step, usize)> {
         let closed = libc::syscall(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
         check(closed, Step::CloseFds, 0)?;
         if let Some((uid, gid)) = setup.ids {
-            check(libc::syscall(libc::SYS_setgroups, 0, ptr::null::<libc::gid_t>()), Step::Ids, 0)?;
+            check(
+                libc::syscall(libc::SYS_setgroups, 0, ptr::null::<libc::gid_t>()),
+                Step::Ids,
+                0,
+            )?;
             check(libc::syscall(libc::SYS_setresgid, gid, gid, gid), Step::Ids, 1)?;
             check(libc::syscall(libc::SYS_setresuid, uid, uid, uid), Step::Ids, 2)?;
         }
@@ -278,7 +317,10 @@ struct PidfdInfo {
 pub(crate) fn pidfd_exit_status(pidfd: BorrowedFd<'_>) -> std::io::Result<Option<i32>> {
     const PIDFD_GET_INFO: u32 = 0xC040_FF0B; // _IOWR(0xFF, 11, 64 bytes)
     const PIDFD_INFO_EXIT: u64 = 1 << 3;
-    let mut info = PidfdInfo { mask: PIDFD_INFO_EXIT, ..PidfdInfo::default() };
+    let mut info = PidfdInfo {
+        mask: PIDFD_INFO_EXIT,
+        ..PidfdInfo::default()
+    };
     // SAFETY: the request's size field says 64 bytes, the size of `PidfdInfo`, which lives through the call.
     let result = unsafe { libc::ioctl(pidfd.as_raw_fd(), PIDFD_GET_INFO as _, &raw mut info) };
     if result < 0 {
@@ -296,9 +338,25 @@ pub(crate) fn pidfd_signal_group(pidfd: BorrowedFd<'_>, signal: i32) -> std::io:
     let no_info = ptr::null::<libc::siginfo_t>();
     // SAFETY: a system call on an open descriptor, without pointers.
     let result = unsafe {
-        libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, no_info, PIDFD_SIGNAL_PROCESS_GROUP)
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            signal,
+            no_info,
+            PIDFD_SIGNAL_PROCESS_GROUP,
+        )
     };
-    if result < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
+    if result < 0 {
+        Err(std::io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+/// Makes a descriptor awaitable for reading. Needs a running Tokio runtime with I/O enabled.
+pub(crate) fn async_readable(fd: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` is open and the same for as long as it lives, and it moves into the `AsyncFd`.
+    unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }.map_err(Into::into)
 }
 
 /// An inherited or already open descriptor moved above 2, so that it can be handed to a child as one of 0, 1 and 2.

@@ -38,16 +38,32 @@ fn find_user(passwd: &str, wanted: &str) -> Result<User, String> {
     let number = wanted.parse::<u32>().ok();
     for line in passwd.lines() {
         let fields: Vec<&str> = line.split(':').collect();
-        let [name, _, uid, gid, _, home, ..] = fields[..] else { continue };
-        let (Ok(uid), Ok(gid)) = (uid.parse(), gid.parse()) else { continue };
+        let [name, _, uid, gid, _, home, ..] = fields[..] else {
+            continue;
+        };
+        let (Ok(uid), Ok(gid)) = (uid.parse(), gid.parse()) else {
+            continue;
+        };
         if name == wanted || number == Some(uid) {
-            return Ok(User { uid, gid, name: Some(name.to_owned()), home: Some(home.to_owned()) });
+            return Ok(User {
+                uid,
+                gid,
+                name: Some(name.to_owned()),
+                home: Some(home.to_owned()),
+            });
         }
     }
     match number {
         Some(u32::MAX) => Err("4294967295 is not a user id".to_owned()),
-        Some(uid) => Ok(User { uid, gid: uid, name: None, home: None }),
-        None => Err(format!("unknown user {wanted:?}: not in /etc/passwd; a user of a directory service is given by number")),
+        Some(uid) => Ok(User {
+            uid,
+            gid: uid,
+            name: None,
+            home: None,
+        }),
+        None => Err(format!(
+            "unknown user {wanted:?}: not in /etc/passwd; a user of a directory service is given by number"
+        )),
     }
 }
 
@@ -65,7 +81,9 @@ fn find_group(group: &str, wanted: &str) -> Result<u32, String> {
     match number {
         Some(u32::MAX) => Err("4294967295 is not a group id".to_owned()),
         Some(gid) => Ok(gid),
-        None => Err(format!("unknown group {wanted:?}: not in /etc/group; a group of a directory service is given by number")),
+        None => Err(format!(
+            "unknown group {wanted:?}: not in /etc/group; a group of a directory service is given by number"
+        )),
     }
 }
 
@@ -80,7 +98,11 @@ mod tests {
         assert_eq!(find_user(PASSWD, "web").unwrap().gid, 44);
         assert_eq!(find_user(PASSWD, "33").unwrap().name.as_deref(), Some("web"));
         assert_eq!(find_user(PASSWD, "5000").unwrap().gid, 5000);
-        assert!(find_user(PASSWD, "nobody-here").unwrap_err().contains("unknown user"));
+        assert!(
+            find_user(PASSWD, "nobody-here")
+                .unwrap_err()
+                .contains("unknown user")
+        );
         assert!(find_user(PASSWD, "4294967295").is_err());
     }
 

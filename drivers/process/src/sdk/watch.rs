@@ -24,17 +24,29 @@ pub(crate) struct Watch {
 impl Watch {
     /// Needs a running Tokio runtime with I/O enabled.
     pub(crate) fn new() -> io::Result<Self> {
-        Ok(Self { epoll: AsyncFd::new(epoll::create(CreateFlags::CLOEXEC)?)? })
+        Ok(Self {
+            epoll: super::sys::async_readable(epoll::create(CreateFlags::CLOEXEC)?)?,
+        })
     }
 
     /// Watches a process for its end. A process that has ended already is reported at once.
     pub(crate) fn add(&self, pidfd: BorrowedFd<'_>, key: u64) -> io::Result<()> {
-        Ok(epoll::add(self.epoll.get_ref(), pidfd, EventData::new_u64(key), EventFlags::IN)?)
+        Ok(epoll::add(
+            self.epoll.get_ref(),
+            pidfd,
+            EventData::new_u64(key),
+            EventFlags::IN,
+        )?)
     }
 
     /// From now on reports only that the process has been waited for by its parent.
     pub(crate) fn until_reaped(&self, pidfd: BorrowedFd<'_>, key: u64) -> io::Result<()> {
-        Ok(epoll::modify(self.epoll.get_ref(), pidfd, EventData::new_u64(key), EventFlags::empty())?)
+        Ok(epoll::modify(
+            self.epoll.get_ref(),
+            pidfd,
+            EventData::new_u64(key),
+            EventFlags::empty(),
+        )?)
     }
 
     /// Ends the watch.
@@ -49,8 +61,15 @@ impl Watch {
         loop {
             let mut guard = self.epoll.readable().await?;
             let mut events = Vec::with_capacity(256);
-            let no_wait = Timespec { tv_sec: 0, tv_nsec: 0 };
-            epoll::wait(self.epoll.get_ref(), rustix::buffer::spare_capacity(&mut events), Some(&no_wait))?;
+            let no_wait = Timespec {
+                tv_sec: 0,
+                tv_nsec: 0,
+            };
+            epoll::wait(
+                self.epoll.get_ref(),
+                rustix::buffer::spare_capacity(&mut events),
+                Some(&no_wait),
+            )?;
             if events.is_empty() {
                 guard.clear_ready();
                 continue;
@@ -58,7 +77,10 @@ impl Watch {
             out.extend(events.iter().map(|event| {
                 // Packed: copied before use.
                 let (flags, data) = (event.flags, event.data);
-                Ready { key: data.u64(), reaped: flags.contains(EventFlags::HUP) }
+                Ready {
+                    key: data.u64(),
+                    reaped: flags.contains(EventFlags::HUP),
+                }
             }));
             return Ok(());
         }

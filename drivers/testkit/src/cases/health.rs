@@ -2,7 +2,7 @@
 
 use agent_api_driver::model::DriverState;
 
-use crate::trial::{ensure, Trial, Verdict};
+use crate::trial::{Trial, Verdict, ensure};
 
 pub(super) async fn a_built_driver_is_not_unavailable(trial: &Trial<'_>) -> Verdict {
     trial

@@ -4,25 +4,45 @@ use std::collections::BTreeSet;
 
 use agent_api_driver::model::{Kind, Verb};
 
-use crate::trial::{ensure, Trial, Verdict};
+use crate::trial::{Trial, Verdict, ensure};
 
 pub(super) async fn is_constant_and_has_schema_and_capabilities_for_each_kind(trial: &Trial<'_>) -> Verdict {
     let driver = trial.driver();
     let info = driver.info();
-    ensure!(!info.version.is_empty() && !info.summary.is_empty(), "version and summary must not be empty: {info:?}");
-    ensure!(info.kinds.contains(&trial.subject.kind()), "{:?} lacks {}", info.kinds, trial.subject.kind());
+    ensure!(
+        !info.version.is_empty() && !info.summary.is_empty(),
+        "version and summary must not be empty: {info:?}"
+    );
+    ensure!(
+        info.kinds.contains(&trial.subject.kind()),
+        "{:?} lacks {}",
+        info.kinds,
+        trial.subject.kind()
+    );
     for kind in &info.kinds {
-        ensure!(kind.driver() == info.name.as_str(), "{kind} does not begin with the driver's name {}", info.name);
+        ensure!(
+            kind.driver() == info.name.as_str(),
+            "{kind} does not begin with the driver's name {}",
+            info.name
+        );
         ensure!(driver.schema(kind).is_some(), "no schema for {kind}");
         ensure!(driver.capabilities(kind).is_some(), "no capabilities for {kind}");
     }
-    ensure!(format!("{info:?}") == format!("{:?}", driver.info()), "two calls differ");
+    ensure!(
+        format!("{info:?}") == format!("{:?}", driver.info()),
+        "two calls differ"
+    );
     Ok(())
 }
 
-pub(super) async fn a_kind_it_does_not_manage_has_neither_schema_nor_capabilities(trial: &Trial<'_>) -> Verdict {
+pub(super) async fn a_kind_it_does_not_manage_has_neither_schema_nor_capabilities(
+    trial: &Trial<'_>,
+) -> Verdict {
     let driver = trial.driver();
-    for kind in ["nobody-manages-this".to_string(), format!("{}/nobody-manages-this", driver.info().name)] {
+    for kind in [
+        "nobody-manages-this".to_string(),
+        format!("{}/nobody-manages-this", driver.info().name),
+    ] {
         let kind = Kind::new(kind).expect("lower-case letters and '-'");
         ensure!(driver.schema(&kind).is_none(), "a schema for {kind}");
         ensure!(driver.capabilities(&kind).is_none(), "capabilities for {kind}");
@@ -41,9 +61,15 @@ pub(super) async fn capabilities_and_extensions_agree(trial: &Trial<'_>) -> Verd
         ("probe", can.probe, driver.probe().is_some()),
     ] {
         // A driver of several kinds may have an extension that this kind does not use.
-        ensure!(there || !said, "capabilities name {name}, and there is no such extension");
+        ensure!(
+            there || !said,
+            "capabilities name {name}, and there is no such extension"
+        );
     }
-    ensure!(can.control_verbs().contains(&Verb::Restart), "every object can be restarted");
+    ensure!(
+        can.control_verbs().contains(&Verb::Restart),
+        "every object can be restarted"
+    );
     Ok(())
 }
 
@@ -52,7 +78,11 @@ pub(super) async fn limits_and_fields_are_named_once(trial: &Trial<'_>) -> Verdi
     let mut seen = BTreeSet::new();
     for limit in &can.limits {
         ensure!(seen.insert(limit.field), "{} is named twice", limit.field);
-        ensure!(!limit.by.is_empty(), "{}: by what it is held, or why not, is not said", limit.field);
+        ensure!(
+            !limit.by.is_empty(),
+            "{}: by what it is held, or why not, is not said",
+            limit.field
+        );
     }
     for path in can.fields.keys() {
         ensure!(

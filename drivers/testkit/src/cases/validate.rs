@@ -1,26 +1,39 @@
 //! `validate`.
 
+use std::time::Duration;
+
 use agent_api_driver::model::{ErrorKind, Guid, OpId, Severity};
 
 use super::schema::SAMPLES;
-use crate::trial::{ensure, ensure_matches, offered, Trial, Verdict};
+use crate::trial::{DeleteArgs, Trial, Verdict, ensure, offered};
 use crate::{Refused, Sample};
 
 fn refused(trial: &Trial<'_>) -> Verdict<Vec<Refused>> {
     let refused = trial.subject.refused_by_validate();
-    offered((!refused.is_empty()).then_some(refused), "spec that only validate refuses")
+    offered(
+        (!refused.is_empty()).then_some(refused),
+        "spec that only validate refuses",
+    )
 }
 
 pub(super) async fn changes_nothing(trial: &Trial<'_>) -> Verdict {
     let object = trial.running(Sample::LongRunning).await?;
     let before = trial.observe(object.guid, &object.handle).await?;
     for sample in SAMPLES {
-        let Ok(spec) = trial.changed(&object, sample) else { continue };
+        let Ok(spec) = trial.changed(&object, sample) else {
+            continue;
+        };
         let first = trial.driver().validate(&spec).await;
-        ensure!(first == trial.driver().validate(&spec).await, "two calls for {sample:?} differ");
+        ensure!(
+            first == trial.driver().validate(&spec).await,
+            "two calls for {sample:?} differ"
+        );
     }
     let after = trial.observe(object.guid, &object.handle).await?;
-    ensure!(before.status.state == after.status.state, "{before:?} became {after:?}");
+    ensure!(
+        before.status.state == after.status.state,
+        "{before:?} became {after:?}"
+    );
     if trial.capabilities()?.discoverable {
         let found = trial.discover().await?;
         ensure!(found.len() == 1, "one object was made, found {found:?}");
@@ -32,7 +45,10 @@ pub(super) async fn accepts_the_samples(trial: &Trial<'_>) -> Verdict {
     for sample in SAMPLES {
         let Ok(spec) = trial.sample(sample) else { continue };
         let found = trial.driver().validate(&spec).await;
-        ensure!(found.iter().all(|found| found.severity == Severity::Warning), "{sample:?}: {found:?}");
+        ensure!(
+            found.iter().all(|found| found.severity == Severity::Warning),
+            "{sample:?}: {found:?}"
+        );
     }
     Ok(())
 }
@@ -41,7 +57,9 @@ pub(super) async fn refuses_with_paths_that_begin_with_spec_or_resources(trial: 
     for Refused { spec, path } in refused(trial)? {
         let found = trial.driver().validate(&spec).await;
         ensure!(
-            found.iter().any(|found| found.severity == Severity::Error && found.path == path),
+            found
+                .iter()
+                .any(|found| found.severity == Severity::Error && found.path == path),
             "{}: expected an error at {path}, got {found:?}",
             spec.spec
         );
@@ -68,9 +86,18 @@ pub(super) async fn a_spec_without_an_error_is_not_invalid_for_apply(trial: &Tri
         let answer = trial.apply(guid, OpId::generate(), &spec, None, false).await;
         match answer {
             Err(error) => {
-                ensure!(error.kind() != ErrorKind::Invalid, "{sample:?}: validate found nothing, apply says {error:?}");
+                ensure!(
+                    error.kind() != ErrorKind::Invalid,
+                    "{sample:?}: validate found nothing, apply says {error:?}"
+                );
             }
-            Ok(applied) => drop(trial.delete_with(guid, Some(&applied.handle), Default::default()).await?),
+            Ok(applied) => {
+                let args = DeleteArgs {
+                    grace: Some(Duration::from_millis(100)),
+                    ..DeleteArgs::default()
+                };
+                trial.delete_with(guid, Some(&applied.handle), args).await?;
+            }
         }
     }
     Ok(())
@@ -81,7 +108,10 @@ pub(super) async fn what_it_refuses_apply_refuses_too(trial: &Trial<'_>) -> Verd
         let spec = trial.named(spec);
         let guid = Guid::generate();
         let answer = trial.apply(guid, OpId::generate(), &spec, None, false).await;
-        ensure_matches!(&answer, Err(_), "apply of a spec that validate refuses");
+        ensure!(
+            answer.is_err(),
+            "apply of a spec that validate refuses: {answer:?}"
+        );
         let found = trial.found(guid).await?;
         ensure!(found.is_empty(), "{path}: something was made: {found:?}");
     }

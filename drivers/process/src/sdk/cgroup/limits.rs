@@ -46,7 +46,13 @@ impl Host {
     /// groups made only now, for a limit that a running object gets.
     ///
     /// Fails where the machine is out of something (`ENOSPC`, `ENOMEM`); a limit that cannot be set is a result, not a failure.
-    pub(crate) fn apply(&self, guid: &str, group: &mut Group, wanted: &Wanted, members: &[i32]) -> io::Result<Vec<Applied>> {
+    pub(crate) fn apply(
+        &self,
+        guid: &str,
+        group: &mut Group,
+        wanted: &Wanted,
+        members: &[i32],
+    ) -> io::Result<Vec<Applied>> {
         if let (Some((base, _)), None) = (&self.v2, &group.v2) {
             let dir = base.join(guid);
             make_dir(&dir)?;
@@ -88,8 +94,16 @@ impl Host {
         Ok(())
     }
 
-    fn enter_v1(&self, guid: &str, group: &mut Group, controller: Controller, members: &[i32]) -> io::Result<()> {
-        let Some((_, base)) = self.v1.iter().find(|(c, _)| *c == controller) else { return Ok(()) };
+    fn enter_v1(
+        &self,
+        guid: &str,
+        group: &mut Group,
+        controller: Controller,
+        members: &[i32],
+    ) -> io::Result<()> {
+        let Some((_, base)) = self.v1.iter().find(|(c, _)| *c == controller) else {
+            return Ok(());
+        };
         let dir = base.join(guid);
         make_dir(&dir)?;
         enter(&dir, members)?;
@@ -143,7 +157,11 @@ fn set_v2(dir: &Path, controller: Controller, wanted: &Wanted) -> Result<String,
         Controller::Io => {
             let disks = disks();
             for (_, number) in &disks {
-                let text = format!("{number} rbps={} wbps={}", or_max(wanted.io_read), or_max(wanted.io_write));
+                let text = format!(
+                    "{number} rbps={} wbps={}",
+                    or_max(wanted.io_read),
+                    or_max(wanted.io_write)
+                );
                 set(dir, "io.max", &text)?;
             }
             by(&format!("io.max, for each of {}", names(&disks)?))
@@ -158,7 +176,11 @@ fn set_v1(dir: &Path, controller: Controller, wanted: &Wanted) -> Result<String,
     match controller {
         Controller::Cpu => {
             set(dir, "cpu.cfs_period_us", &CPU_PERIOD.to_string())?;
-            set(dir, "cpu.cfs_quota_us", &or_minus_one(wanted.cpu_millis.map(quota)))?;
+            set(
+                dir,
+                "cpu.cfs_quota_us",
+                &or_minus_one(wanted.cpu_millis.map(quota)),
+            )?;
             by("cpu.cfs_quota_us")
         }
         Controller::Memory => {
@@ -172,10 +194,21 @@ fn set_v1(dir: &Path, controller: Controller, wanted: &Wanted) -> Result<String,
         Controller::Io => {
             let disks = disks();
             for (_, number) in &disks {
-                set(dir, "blkio.throttle.read_bps_device", &format!("{number} {}", wanted.io_read.unwrap_or(0)))?;
-                set(dir, "blkio.throttle.write_bps_device", &format!("{number} {}", wanted.io_write.unwrap_or(0)))?;
+                set(
+                    dir,
+                    "blkio.throttle.read_bps_device",
+                    &format!("{number} {}", wanted.io_read.unwrap_or(0)),
+                )?;
+                set(
+                    dir,
+                    "blkio.throttle.write_bps_device",
+                    &format!("{number} {}", wanted.io_write.unwrap_or(0)),
+                )?;
             }
-            by(&format!("blkio.throttle, for each of {}; cached writes pass it", names(&disks)?))
+            by(&format!(
+                "blkio.throttle, for each of {}; cached writes pass it",
+                names(&disks)?
+            ))
         }
         Controller::Freezer => Err("not a limit".to_owned()),
     }
@@ -185,17 +218,24 @@ fn names(disks: &[(String, String)]) -> Result<String, String> {
     if disks.is_empty() {
         return Err("this host shows no disk to limit".to_owned());
     }
-    Ok(disks.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", "))
+    Ok(disks
+        .iter()
+        .map(|(name, _)| name.as_str())
+        .collect::<Vec<_>>()
+        .join(", "))
 }
 
 /// Whole disks: their names and device numbers. Loop, memory and compressed-memory devices are not disks.
 fn disks() -> Vec<(String, String)> {
-    let Ok(entries) = std::fs::read_dir("/sys/block") else { return Vec::new() };
+    let Ok(entries) = std::fs::read_dir("/sys/block") else {
+        return Vec::new();
+    };
     let mut disks: Vec<_> = entries
         .filter_map(|entry| {
             let name = entry.ok()?.file_name().into_string().ok()?;
             let unreal = ["loop", "ram", "zram", "sr", "fd"].iter().any(|kind| {
-                name.strip_prefix(kind).is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_digit()))
+                name.strip_prefix(kind)
+                    .is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_digit()))
             });
             let number = std::fs::read_to_string(format!("/sys/block/{name}/dev")).ok()?;
             (!unreal).then(|| (name, number.trim().to_owned()))
@@ -220,18 +260,44 @@ mod tests {
     fn files_of_both_versions() {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| std::fs::read_to_string(dir.path().join(name)).unwrap();
-        for name in ["cpu.max", "memory.max", "pids.max", "cpu.cfs_period_us", "cpu.cfs_quota_us", "memory.limit_in_bytes"] {
+        for name in [
+            "cpu.max",
+            "memory.max",
+            "pids.max",
+            "cpu.cfs_period_us",
+            "cpu.cfs_quota_us",
+            "memory.limit_in_bytes",
+        ] {
             std::fs::write(dir.path().join(name), "").unwrap();
         }
-        let wanted = Wanted { cpu_millis: Some(1_500), memory_bytes: Some(1 << 20), pids: None, ..Wanted::default() };
+        let wanted = Wanted {
+            cpu_millis: Some(1_500),
+            memory_bytes: Some(1 << 20),
+            pids: None,
+            ..Wanted::default()
+        };
         for controller in [Controller::Cpu, Controller::Memory, Controller::Pids] {
-            assert!(set_v2(dir.path(), controller, &wanted).unwrap().starts_with("cgroup v2"));
+            assert!(
+                set_v2(dir.path(), controller, &wanted)
+                    .unwrap()
+                    .starts_with("cgroup v2")
+            );
         }
-        assert_eq!((at("cpu.max"), at("memory.max"), at("pids.max")), ("150000 100000".into(), "1048576".into(), "max".into()));
+        assert_eq!(
+            (at("cpu.max"), at("memory.max"), at("pids.max")),
+            ("150000 100000".into(), "1048576".into(), "max".into())
+        );
         for controller in [Controller::Cpu, Controller::Memory] {
-            assert!(set_v1(dir.path(), controller, &wanted).unwrap().starts_with("cgroup v1"));
+            assert!(
+                set_v1(dir.path(), controller, &wanted)
+                    .unwrap()
+                    .starts_with("cgroup v1")
+            );
         }
-        assert_eq!((at("cpu.cfs_quota_us"), at("memory.limit_in_bytes")), ("150000".into(), "1048576".into()));
+        assert_eq!(
+            (at("cpu.cfs_quota_us"), at("memory.limit_in_bytes")),
+            ("150000".into(), "1048576".into())
+        );
         let lifted = Wanted::default();
         std::fs::write(dir.path().join("cpu.cfs_quota_us"), "").unwrap();
         set_v1(dir.path(), Controller::Cpu, &lifted).unwrap();
@@ -241,7 +307,14 @@ mod tests {
     #[test]
     fn a_limit_that_cannot_be_set_names_the_file() {
         let dir = tempfile::tempdir().unwrap();
-        let wanted = Wanted { memory_bytes: Some(1), ..Wanted::default() };
-        assert!(set_v2(dir.path(), Controller::Memory, &wanted).unwrap_err().starts_with("memory.max:"));
+        let wanted = Wanted {
+            memory_bytes: Some(1),
+            ..Wanted::default()
+        };
+        assert!(
+            set_v2(dir.path(), Controller::Memory, &wanted)
+                .unwrap_err()
+                .starts_with("memory.max:")
+        );
     }
 }

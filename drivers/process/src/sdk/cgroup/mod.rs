@@ -79,7 +79,11 @@ fn make_dir(path: &Path) -> io::Result<()> {
 impl Group {
     /// Its directories, for the handle.
     pub(crate) fn dirs(&self) -> Vec<PathBuf> {
-        self.v2.iter().chain(self.v1.iter().map(|(_, dir)| dir)).cloned().collect()
+        self.v2
+            .iter()
+            .chain(self.v1.iter().map(|(_, dir)| dir))
+            .cloned()
+            .collect()
     }
 
     /// Whether one group holds the whole tree, whatever the object forks.
@@ -91,7 +95,13 @@ impl Group {
     pub(crate) fn entries(&self) -> io::Result<Vec<OwnedFd>> {
         self.dirs()
             .iter()
-            .map(|dir| Ok(rustix::fs::open(dir.join("cgroup.procs"), OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?))
+            .map(|dir| {
+                Ok(rustix::fs::open(
+                    dir.join("cgroup.procs"),
+                    OFlags::WRONLY | OFlags::CLOEXEC,
+                    Mode::empty(),
+                )?)
+            })
             .collect()
     }
 
@@ -102,8 +112,13 @@ impl Group {
 
     /// The members; empty without a group that holds the tree.
     pub(crate) fn members(&self) -> io::Result<Vec<i32>> {
-        let Some(file) = self.procs_file() else { return Ok(Vec::new()) };
-        Ok(std::fs::read_to_string(file)?.lines().filter_map(|line| line.parse().ok()).collect())
+        let Some(file) = self.procs_file() else {
+            return Ok(Vec::new());
+        };
+        Ok(std::fs::read_to_string(file)?
+            .lines()
+            .filter_map(|line| line.parse().ok())
+            .collect())
     }
 
     /// Kills every member at once; false where the kernel or the host cannot, and the caller walks the tree.
@@ -126,8 +141,13 @@ impl Group {
                 return Ok(true);
             }
         }
-        let Some((_, dir)) = self.v1.iter().find(|(c, _)| *c == Controller::Freezer) else { return Ok(false) };
-        write_file(&dir.join("freezer.state"), if frozen { "FROZEN" } else { "THAWED" })?;
+        let Some((_, dir)) = self.v1.iter().find(|(c, _)| *c == Controller::Freezer) else {
+            return Ok(false);
+        };
+        write_file(
+            &dir.join("freezer.state"),
+            if frozen { "FROZEN" } else { "THAWED" },
+        )?;
         Ok(true)
     }
 
@@ -146,10 +166,18 @@ impl Group {
     /// Whether the kernel killed a member because the group was out of memory.
     pub(crate) fn was_oom_killed(&self) -> bool {
         let v2 = self.v2.iter().map(|dir| dir.join("memory.events"));
-        let v1 = self.v1.iter().filter(|(c, _)| *c == Controller::Memory).map(|(_, dir)| dir.join("memory.oom_control"));
-        v2.chain(v1).filter_map(|file| std::fs::read_to_string(file).ok()).any(|text| {
-            text.lines().filter_map(|line| line.strip_prefix("oom_kill ")).any(|count| count.trim() != "0")
-        })
+        let v1 = self
+            .v1
+            .iter()
+            .filter(|(c, _)| *c == Controller::Memory)
+            .map(|(_, dir)| dir.join("memory.oom_control"));
+        v2.chain(v1)
+            .filter_map(|file| std::fs::read_to_string(file).ok())
+            .any(|text| {
+                text.lines()
+                    .filter_map(|line| line.strip_prefix("oom_kill "))
+                    .any(|count| count.trim() != "0")
+            })
     }
 
     /// Removes the groups; false while one still has members.
@@ -160,5 +188,6 @@ impl Group {
 
 /// Removes groups; false while one still has members.
 pub(crate) fn remove_dirs(dirs: &[PathBuf]) -> bool {
-    dirs.iter().all(|dir| matches!(rustix::fs::rmdir(dir), Ok(()) | Err(rustix::io::Errno::NOENT)))
+    dirs.iter()
+        .all(|dir| matches!(rustix::fs::rmdir(dir), Ok(()) | Err(rustix::io::Errno::NOENT)))
 }
