@@ -1,4 +1,8 @@
 //! The way to an agent.
+#![cfg_attr(
+    not(feature = "bus-http"),
+    allow(dead_code, reason = "without a bus there is no way")
+)]
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -1,5 +1,7 @@
 //! A driver that hangs: only its own objects feel it, and the agent ends in time. Many objects: no more tasks.
 
+#![cfg(all(feature = "process", feature = "simulated", feature = "bus-http"))]
+
 mod common;
 
 use common::{Place, until};

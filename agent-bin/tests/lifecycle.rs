@@ -1,5 +1,7 @@
 //! An operator's day: run, apply, get, describe, logs, pause, resume, exec, delete.
 
+#![cfg(all(feature = "process", feature = "simulated", feature = "bus-http"))]
+
 mod common;
 
 use common::{Place, alive, until};

@@ -1,5 +1,7 @@
 //! What is wrong is refused with its place and its reason, and nothing is half done.
 
+#![cfg(all(feature = "process", feature = "simulated", feature = "bus-http"))]
+
 mod common;
 
 use common::Place;

@@ -1,5 +1,7 @@
 //! The agent dies and comes back; signals and exit codes.
 
+#![cfg(all(feature = "process", feature = "simulated", feature = "bus-http"))]
+
 mod common;
 
 use std::collections::BTreeMap;

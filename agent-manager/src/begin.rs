@@ -453,9 +453,10 @@ impl Turn<'_> {
         line.o = Some(intent.op_id);
         line.p = Some(match self.state.phase {
             // Not worth remembering: the drivers are asked after a restart.
-            Phase::Unknown | Phase::Creating | Phase::Updating => Phase::Running,
+            Phase::Creating | Phase::Updating => Phase::Running,
             phase => phase,
         });
+        line.u = self.state.maybe_made;
         line.b = self.state.observed_generation;
         line.h = self.state.handle.clone();
         line.x = exit;

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `accepted` | a request was let in: request id `r`, key `k`, object `g`, operation `o`, what `w`, and what that needs: spec `s`, generation `n`, plan `a`, control verb `c`, delete `d`; `rp` an operation that it replaces |
 //! | `observed` | an object ended: exit `x`; with an operation `o` that starts it again by policy, where there is one |
-//! | `settled` | an operation `o` ended: phase `p`, handle `h`, applied generation `b`, exit `x` |
+//! | `settled` | an operation `o` ended: phase `p`, handle `h`, applied generation `b`, exit `x`, `u` where it is not known whether it made something |
 //! | `gone` | an object is no more |
 //! | `key` | a request was answered with the answer of an earlier one |
 //! | `object` | in snapshots: all of an object, with history `hi` and what it has to do, `pd` |
@@ -102,6 +102,9 @@ pub(crate) struct Line<'a> {
     /// When it was accepted, and since when it is in its phase, in microseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) ct: Option<(i64, i64)>,
+    /// Whether a start is in doubt: something may be there that no handle leads to.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) u: bool,
     #[serde(default, skip_serializing_if = "zero")]
     pub(crate) sq: u64,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -160,6 +163,7 @@ impl<'a> Line<'a> {
             e: None,
             nm: None,
             ct: None,
+            u: false,
             sq: 0,
             hi: Vec::new(),
             pd: Vec::new(),

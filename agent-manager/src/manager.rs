@@ -64,11 +64,17 @@ impl Manager {
                 ));
                 continue;
             }
-            let spec = object.state.lock().parse();
-            if let Err(error) = graph.set(guid, &spec) {
+            let (phase, text) = {
+                let state = object.state.lock();
+                // Most depend on nothing, which is seen without reading the whole spec.
+                let depends = state.spec.contains("\"depends_on\"");
+                (state.phase, depends.then(|| state.spec.clone()))
+            };
+            if let Some(text) = text
+                && let Err(error) = graph.set(guid, &crate::record::parse(&text))
+            {
                 notes.push(format!("{}: its dependencies are left out: {error}", object.name));
             }
-            let phase = object.state.lock().phase;
             object.publish_phase(phase);
         }
         let keys = Keys::new(config.keys, config.key_retention);

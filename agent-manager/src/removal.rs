@@ -119,7 +119,7 @@ fn delete_again(turn: &mut Turn<'_>, meta: &RequestMeta, accepted: Accepted) -> 
     let position = turn
         .shared
         .store
-        .append(&mut line, Class::Reserved)
+        .append_reply(&mut line, Class::Reserved)
         .map_err(|error| error.with_object(&accepted.name))?;
     turn.launch_again();
     Ok((accepted, position))

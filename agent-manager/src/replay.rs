@@ -3,38 +3,29 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use agent_api_driver::Handle;
 use agent_api_model::{
-    Accepted, Cause, EvidenceSource, ExitStatus, Generation, Guid, ObjectSpec, Phase, RequestId, Timestamp,
-    Transition, Verb,
+    Accepted, Cause, EvidenceSource, Generation, Guid, Kind, ObjectName, ObjectSpec, Phase, RequestId,
+    Timestamp, Transition, Verb,
 };
 
-use crate::history::History;
 use crate::line::{Line, Tag, Task, Todo};
 use crate::record::{Intent, Object, State, Undo, What, parse};
 
 /// What the records say.
 pub(crate) struct Replay {
-    pub(crate) images: HashMap<Guid, Image>,
+    pub(crate) images: HashMap<Guid, Box<Image>>,
     pub(crate) keys: Vec<(RequestId, Accepted, Timestamp)>,
     keep_history: usize,
+    /// The kinds that were seen, so that equal ones share their text.
+    kinds: Vec<Kind>,
 }
 
 /// One object as the records tell it.
 pub(crate) struct Image {
-    text: Arc<str>,
-    spec: Arc<ObjectSpec>,
-    generation: Generation,
-    observed: Generation,
-    phase: Phase,
+    name: ObjectName,
+    kind: Kind,
     created: Timestamp,
-    since: Timestamp,
-    handle: Option<Arc<Handle>>,
-    exit: Option<ExitStatus>,
-    restarts: (u32, u32),
-    sequence: u64,
-    record: u64,
-    history: History,
+    state: State,
     todo: Vec<Todo>,
 }
 
@@ -47,6 +38,7 @@ impl Replay {
             images: HashMap::new(),
             keys: Vec::new(),
             keep_history,
+            kinds: Vec::new(),
         }
     }
 
@@ -65,8 +57,8 @@ impl Replay {
             Tag::Observed | Tag::Settled => {
                 let keep = self.keep_history;
                 match self.images.get_mut(&line.g) {
-                    Some(image) if image.record < line.q => {
-                        image.record = line.q;
+                    Some(image) if image.state.record < line.q => {
+                        image.state.record = line.q;
                         image.apply(line, at, keep);
                         Ok(())
                     }
@@ -101,17 +93,18 @@ impl Replay {
         let (Some(op_id), Some(task)) = (line.o, line.w) else {
             return Err("an acceptance without an operation".into());
         };
-        let spec = match line.s {
+        let mut spec = match line.s {
             None => None,
             Some(raw) => Some((Arc::<str>::from(raw.get()), read_spec(raw.get())?)),
         };
         if task == Task::Create {
-            let Some((text, spec)) = &spec else {
+            let Some((text, spec)) = &mut spec else {
                 return Err("a create without a spec".into());
             };
+            self.share(&mut spec.kind);
             self.images
                 .entry(line.g)
-                .or_insert_with(|| Image::new(text.clone(), spec.clone(), line.n.max(1), at));
+                .or_insert_with(|| Box::new(Image::new(text.clone(), spec, line.n.max(1), at)));
         }
         let keep = self.keep_history;
         let Some(image) = self.images.get_mut(&line.g) else {
@@ -122,7 +115,7 @@ impl Replay {
                 key,
                 Accepted {
                     guid: line.g,
-                    name: image.spec.name.clone(),
+                    name: image.name.clone(),
                     generation: line.n.max(1),
                     op_id,
                     repeated: false,
@@ -130,14 +123,13 @@ impl Replay {
                 at,
             ));
         }
-        if image.record >= line.q {
+        if image.state.record >= line.q {
             return Ok(());
         }
-        image.record = line.q;
+        image.state.record = line.q;
         if let Some((text, spec)) = spec {
-            image.text = text;
-            image.spec = spec;
-            image.generation = line.n.max(1);
+            image.state.set_spec(text, &spec);
+            image.state.generation = line.n.max(1);
         }
         if let Some(request_id) = line.r.clone() {
             let verb = match (task, &line.c) {
@@ -165,7 +157,7 @@ impl Replay {
             o: op_id,
             w: task,
             r: line.r,
-            s: (task != Task::Create && line.s.is_some()).then(|| image.text.clone()),
+            s: (task != Task::Create && line.s.is_some()).then(|| image.state.spec.clone()),
             n: line.n,
             a: line.a,
             c: line.c,
@@ -174,80 +166,84 @@ impl Replay {
         Ok(())
     }
 
+    fn share(&mut self, kind: &mut Kind) {
+        match self.kinds.iter().find(|known| *known == kind) {
+            Some(known) => *kind = known.clone(),
+            None => self.kinds.push(kind.clone()),
+        }
+    }
+
     fn object(&mut self, line: Line<'_>, at: Timestamp) -> Result<(), String> {
         let raw = line.s.ok_or("an object without a spec")?;
-        let spec = read_spec(raw.get())?;
-        let mut image = Image::new(raw.get().into(), spec, line.n.max(1), at);
+        let mut spec = read_spec(raw.get())?;
+        self.share(&mut spec.kind);
+        let mut image = Image::new(raw.get().into(), &spec, line.n.max(1), at);
+        let state = &mut image.state;
         if let Some((created, since)) = line.ct {
             image.created = Timestamp::from_micros(created);
-            image.since = Timestamp::from_micros(since);
+            state.since = Timestamp::from_micros(since);
         }
-        image.observed = line.b;
-        image.phase = line.p.unwrap_or(Phase::Pending);
-        image.handle = line.h;
-        image.exit = line.x;
-        image.restarts = line.rs.unwrap_or_default();
-        image.sequence = line.sq;
-        image.record = line.q;
-        image.todo = line.pd;
+        state.observed_generation = line.b;
+        state.phase = line.p.unwrap_or(Phase::Pending);
+        state.handle = line.h;
+        if line.x.is_some() {
+            state.extra().exit = line.x;
+        }
+        (state.restarts, state.row) = line.rs.unwrap_or_default();
+        state.maybe_made = line.u;
+        state.sequence = line.sq;
+        state.record = line.q;
         for step in line.hi {
-            image.history.push(step, self.keep_history);
+            state.history.push(step, self.keep_history);
         }
-        self.images.insert(line.g, image);
+        image.todo = line.pd;
+        self.images.insert(line.g, Box::new(image));
         Ok(())
     }
 }
 
-fn read_spec(text: &str) -> Result<Arc<ObjectSpec>, String> {
-    serde_json::from_str(text)
-        .map(Arc::new)
-        .map_err(|error| format!("a spec that cannot be read: {error}"))
+fn read_spec(text: &str) -> Result<ObjectSpec, String> {
+    serde_json::from_str(text).map_err(|error| format!("a spec that cannot be read: {error}"))
 }
 
 impl Image {
-    fn new(text: Arc<str>, spec: Arc<ObjectSpec>, generation: Generation, at: Timestamp) -> Self {
+    fn new(text: Arc<str>, spec: &ObjectSpec, generation: Generation, at: Timestamp) -> Self {
         Self {
-            text,
-            spec,
-            generation,
-            observed: 0,
-            phase: Phase::Pending,
+            name: spec.name.clone(),
+            kind: spec.kind.clone(),
             created: at,
-            since: at,
-            handle: None,
-            exit: None,
-            restarts: (0, 0),
-            sequence: 0,
-            record: 0,
-            history: History::default(),
+            state: State::new(text, spec, generation, at),
             todo: Vec::new(),
         }
     }
 
     fn step(&mut self, at: Timestamp, to: Phase, cause: Cause, keep: usize) {
-        let from = (!matches!((to, self.sequence), (Phase::Pending, 0))).then_some(self.phase);
-        self.sequence += 1;
+        let state = &mut self.state;
+        let from = (!matches!((to, state.sequence), (Phase::Pending, 0))).then_some(state.phase);
+        state.sequence += 1;
         if from != Some(to) {
             let to = Some(to);
-            self.history.push(Transition { at, from, to, cause }, keep);
-            self.since = at;
+            state.history.push(Transition { at, from, to, cause }, keep);
+            state.since = at;
         }
-        self.phase = to;
+        state.phase = to;
     }
 
     fn apply(&mut self, line: Line<'_>, at: Timestamp, keep: usize) {
+        let state = &mut self.state;
         if let Some(handle) = line.h {
-            self.handle = Some(handle);
+            state.handle = Some(handle);
         }
-        self.observed = self.observed.max(line.b);
+        state.observed_generation = state.observed_generation.max(line.b);
         if let Some(restarts) = line.rs {
-            self.restarts = restarts;
+            (state.restarts, state.row) = restarts;
         }
         let verb = line
             .o
             .and_then(|op_id| self.todo.iter().find(|todo| todo.o == op_id))
             .map_or(Verb::Update, task_verb);
         if line.t == Tag::Settled {
+            self.state.maybe_made = line.u;
             self.todo.retain(|todo| Some(todo.o) != line.o);
         }
         if let Some(to) = line.p {
@@ -265,8 +261,8 @@ impl Image {
             };
             self.step(at, to, cause, keep);
         }
-        if let Some(exit) = line.x {
-            self.exit = Some(exit);
+        if line.x.is_some() {
+            self.state.extra().exit = line.x;
         }
         if line.t == Tag::Observed
             && let (Some(op_id), Some(task)) = (line.o, line.w)
@@ -276,7 +272,7 @@ impl Image {
                 w: task,
                 r: None,
                 s: None,
-                n: self.generation,
+                n: self.state.generation,
                 a: None,
                 c: None,
                 d: None,
@@ -286,18 +282,8 @@ impl Image {
 
     /// The object as it is before the drivers are asked; with what it has to do in its queue.
     pub(crate) fn into_object(self, guid: Guid) -> Object {
-        let mut state = State::new(self.text, &self.spec, self.generation, self.since);
-        state.phase = self.phase;
-        state.observed_generation = self.observed;
-        state.handle = self.handle;
-        state.restarts = self.restarts.0;
-        state.row = self.restarts.1;
-        state.sequence = (self.sequence / SEQUENCE_LEAP + 1) * SEQUENCE_LEAP;
-        state.record = self.record;
-        state.history = self.history;
-        if self.exit.is_some() {
-            state.extra().exit = self.exit;
-        }
+        let mut state = self.state;
+        state.sequence = (state.sequence / SEQUENCE_LEAP + 1) * SEQUENCE_LEAP;
         // What never was begun has no chance to have been applied, but who knows which those are.
         for todo in self.todo {
             state.maybe_made |= matches!(todo.w, Task::Create | Task::Start | Task::Restart);
@@ -308,8 +294,7 @@ impl Image {
                 _ => busy.queue.push_back(intent),
             }
         }
-        let name = self.spec.name.clone();
-        Object::new(guid, name, self.spec.kind.clone(), self.created, state)
+        Object::new(guid, self.name, self.kind, self.created, state)
     }
 }
 
@@ -425,6 +410,7 @@ pub(crate) fn snapshot(object: &Object, state: &State) -> Option<Vec<u8>> {
     line.x = state.exit().cloned();
     line.rs = (state.restarts > 0).then_some((state.restarts, state.row));
     line.ct = Some((object.created.as_micros(), state.since.as_micros()));
+    line.u = state.maybe_made;
     line.sq = state.sequence;
     line.hi = state.history.transitions();
     if let Some(busy) = &state.busy {

@@ -1,6 +1,6 @@
 //! The manager's side of the journal: positions to wait for, records, snapshots. The one file that knows its API.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,6 +19,9 @@ use crate::line::{Line, Tag};
 /// The name of the operation in errors of the journal; tells them from errors of drivers.
 pub(crate) const OPERATION: &str = "journal";
 
+/// So many records that only replies wait for are kept; many more than the journal's queue holds of them.
+const MOST_REPLIES: usize = 65_536;
+
 pub(crate) struct Store {
     journal: Arc<Journal>,
     queue_capacity: usize,
@@ -26,6 +29,8 @@ pub(crate) struct Store {
     next: AtomicU64,
     /// Records that somebody may still wait for. Taken out by [`Store::release`].
     pending: Mutex<HashMap<u64, Shared<Ticket>>>,
+    /// Positions that only a reply waits for, oldest first.
+    replies: Mutex<VecDeque<u64>>,
     /// Records that could not be queued and whose loss is safe: their operation is in doubt after a crash, and resumed.
     unwritten: AtomicU64,
     replayed: u64,
@@ -75,6 +80,7 @@ impl Store {
             queue_capacity,
             next: AtomicU64::new(last + 1),
             pending: Mutex::default(),
+            replies: Mutex::default(),
             unwritten: AtomicU64::new(0),
             replayed: report.records + report.snapshot.as_ref().map_or(0, |snapshot| snapshot.records),
             quarantined,
@@ -88,6 +94,19 @@ impl Store {
         let ticket = self.journal.append(&line.write(), class).map_err(append_error)?;
         self.pending.lock().insert(line.q, ticket.shared());
         Ok(line.q)
+    }
+
+    /// As [`append`](Self::append), for a record that no operation stands for: it is released by itself some time
+    /// after it is on disk.
+    pub(crate) fn append_reply(&self, line: &mut Line<'_>, class: Class) -> Result<u64> {
+        let position = self.append(line, class)?;
+        let mut replies = self.replies.lock();
+        replies.push_back(position);
+        while replies.len() > MOST_REPLIES {
+            let Some(oldest) = replies.pop_front() else { break };
+            self.release(oldest);
+        }
+        Ok(position)
     }
 
     /// Queues a record that nobody waits for: if it is lost, what it says is found out anew after a restart.

@@ -48,6 +48,16 @@ pub fn factories() -> Vec<Arc<dyn DriverFactory>> {
 mod tests {
     use super::*;
 
+    fn compiled(feature: &str) -> bool {
+        let features = [
+            ("process", cfg!(feature = "process")),
+            ("simulated", cfg!(feature = "simulated")),
+            ("bus-http", cfg!(feature = "bus-http")),
+            ("bus-memory", cfg!(feature = "bus-memory")),
+        ];
+        features.contains(&(feature, true))
+    }
+
     #[test]
     fn every_known_driver_is_listed_once() {
         let names: Vec<_> = factories()
@@ -56,10 +66,7 @@ mod tests {
             .collect();
         assert_eq!(names, ["process", "simulated"]);
         for factory in factories() {
-            let compiled = match factory.name().as_str() {
-                "process" => cfg!(feature = "process"),
-                _ => cfg!(feature = "simulated"),
-            };
+            let compiled = compiled(factory.name().as_str());
             assert_eq!(
                 factory.missing_feature().is_none(),
                 compiled,
@@ -76,10 +83,7 @@ mod tests {
         let names: Vec<_> = buses().iter().map(|bus| bus.name).collect();
         assert_eq!(names, ["http", "memory"]);
         for bus in buses() {
-            let compiled = match bus.name {
-                "http" => cfg!(feature = "bus-http"),
-                _ => cfg!(feature = "bus-memory"),
-            };
+            let compiled = compiled(&format!("bus-{}", bus.name));
             assert_eq!(bus.missing_feature.is_none(), compiled, "{}", bus.name);
         }
     }

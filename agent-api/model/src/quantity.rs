@@ -100,7 +100,7 @@ impl FromStr for Bytes {
 
 impl fmt::Display for Cpu {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0 % 1_000 == 0 {
+        if self.0.is_multiple_of(1_000) {
             write!(f, "{}", self.0 / 1_000)
         } else {
             write!(f, "{}m", self.0)
@@ -113,7 +113,7 @@ impl fmt::Display for Bytes {
         let binary = UNITS[..6]
             .iter()
             .rev()
-            .find(|(_, unit)| self.0 != 0 && self.0 % unit == 0);
+            .find(|(_, unit)| self.0 != 0 && self.0.is_multiple_of(*unit));
         match binary {
             Some((suffix, unit)) => write!(f, "{}{suffix}", self.0 / unit),
             None => write!(f, "{}", self.0),

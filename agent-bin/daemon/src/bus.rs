@@ -26,6 +26,9 @@ pub struct BusBuild {
     pub config: Value,
 }
 
+/// Builds a bus from its configuration. Opens nothing.
+pub type BuildBus = Arc<dyn Fn(&BusBuild) -> Result<Bus> + Send + Sync>;
+
 /// A bus that the binary knows.
 #[derive(Clone)]
 pub struct BusFactory {
@@ -40,5 +43,5 @@ pub struct BusFactory {
     /// What is wrong with a configuration, found offline.
     pub check: fn(&Value) -> Vec<Diagnostic>,
     /// Builds it. Opens nothing.
-    pub build: Arc<dyn Fn(&BusBuild) -> Result<Bus> + Send + Sync>,
+    pub build: BuildBus,
 }

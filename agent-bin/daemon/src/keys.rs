@@ -67,7 +67,7 @@ fn walk(
         return;
     }
     let mut shape = Shape::default();
-    gather(root, schema, value, &mut shape, 0);
+    gather(root, schema, &mut shape);
     match value {
         Value::Object(map) => walk_map(root, &shape, map, path, depth, unknown),
         Value::Array(list) => {
@@ -112,20 +112,13 @@ fn walk_map(
 }
 
 /// Collects what a schema says, through references and alternatives. A map is open unless some part forbids more.
-fn gather<'a>(root: &'a Value, schema: &'a Value, value: &Value, shape: &mut Shape<'a>, depth: usize) {
+fn gather<'a>(root: &'a Value, schema: &'a Value, shape: &mut Shape<'a>) {
     let mut closed = false;
-    collect(root, schema, value, shape, &mut closed, depth);
+    collect(root, schema, shape, &mut closed, 0);
     shape.open = !closed;
 }
 
-fn collect<'a>(
-    root: &'a Value,
-    schema: &'a Value,
-    value: &Value,
-    shape: &mut Shape<'a>,
-    closed: &mut bool,
-    depth: usize,
-) {
+fn collect<'a>(root: &'a Value, schema: &'a Value, shape: &mut Shape<'a>, closed: &mut bool, depth: usize) {
     let Some(map) = schema.as_object() else { return };
     if depth > 16 {
         return;
@@ -136,7 +129,7 @@ fn collect<'a>(
         .and_then(|path| path.strip_prefix('#'))
         && let Some(schema) = root.pointer(target)
     {
-        collect(root, schema, value, shape, closed, depth + 1);
+        collect(root, schema, shape, closed, depth + 1);
     }
     if let Some(properties) = map.get("properties").and_then(Value::as_object) {
         shape
@@ -156,7 +149,7 @@ fn collect<'a>(
     }
     for word in ["allOf", "anyOf", "oneOf"] {
         for part in map.get(word).and_then(Value::as_array).into_iter().flatten() {
-            collect(root, part, value, shape, closed, depth + 1);
+            collect(root, part, shape, closed, depth + 1);
         }
     }
 }

@@ -17,5 +17,5 @@ mod reload;
 mod systemd;
 
 pub use assemble::{Setup, StartError, known, start, state_dir};
-pub use bus::{Bus, BusBuild, BusFactory};
+pub use bus::{BuildBus, Bus, BusBuild, BusFactory};
 pub use daemon::Daemon;

@@ -1,5 +1,7 @@
 //! The configuration: where it comes from, what is refused, what a reload changes.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by a panic")]
+
 use std::path::PathBuf;
 use std::time::Duration;
 

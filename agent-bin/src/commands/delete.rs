@@ -30,7 +30,7 @@ pub(super) async fn delete(global: &Global, args: &DeleteArgs) -> Outcome {
         });
     }
     let done = if args.orphan {
-        "forgotten"
+        "orphan accepted"
     } else {
         "delete accepted"
     };

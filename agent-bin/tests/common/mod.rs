@@ -1,6 +1,7 @@
 //! A real agent in a directory of its own, and the real program to talk to it.
 
 #![allow(dead_code, reason = "each test program uses its own part")]
+#![allow(clippy::unwrap_used, reason = "a test fails by a panic")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -9,63 +10,70 @@ use std::time::Duration;
 use serde_json::Value;
 
 /// How long anything may take. Only a failure takes as long.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What a command ended with.
 #[derive(Debug)]
-pub struct Ended {
+pub(crate) struct Ended {
     /// The exit code; none where a signal ended it.
-    pub code: Option<i32>,
+    pub(crate) code: Option<i32>,
     /// Standard output.
-    pub out: String,
+    pub(crate) out: String,
     /// Standard error.
-    pub err: String,
+    pub(crate) err: String,
 }
 
 impl Ended {
     /// The same, where it ended well.
     #[track_caller]
-    pub fn well(self) -> Self {
+    pub(crate) fn well(self) -> Self {
         assert_eq!(self.code, Some(0), "{self:#?}");
         self
     }
 
     /// Standard output as JSON.
     #[track_caller]
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:#?}"))
     }
 }
 
 /// A directory with an agent in it.
-pub struct Place {
+pub(crate) struct Place {
     /// The directory.
-    pub dir: tempfile::TempDir,
+    pub(crate) dir: tempfile::TempDir,
     running: Option<Child>,
+    environment: Vec<(String, String)>,
 }
 
 impl Place {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             dir: tempfile::tempdir().unwrap(),
             running: None,
+            environment: Vec::new(),
         }
     }
 
+    /// Sets a variable for the agents started from now on.
+    pub(crate) fn set(&mut self, name: &str, value: &str) {
+        self.environment.push((name.to_owned(), value.to_owned()));
+    }
+
     /// A directory with a running agent.
-    pub async fn with_agent() -> Self {
+    pub(crate) async fn with_agent() -> Self {
         let mut place = Self::new();
         place.start(&[]).await;
         place
     }
 
     /// The agent's state directory.
-    pub fn state(&self) -> PathBuf {
+    pub(crate) fn state(&self) -> PathBuf {
         self.dir.path().join("state")
     }
 
     /// A file in the directory.
-    pub fn file(&self, name: &str, text: &str) -> String {
+    pub(crate) fn file(&self, name: &str, text: &str) -> String {
         let path = self.dir.path().join(name);
         std::fs::write(&path, text).unwrap();
         path.display().to_string()
@@ -84,7 +92,7 @@ impl Place {
     }
 
     /// Runs a command to its end.
-    pub fn agent(&self, args: &[&str]) -> Ended {
+    pub(crate) fn agent(&self, args: &[&str]) -> Ended {
         let output = self.command(args).output().unwrap();
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
         Ended {
@@ -95,7 +103,7 @@ impl Place {
     }
 
     /// Runs a command with something on its standard input.
-    pub fn agent_with_input(&self, args: &[&str], input: &str) -> Ended {
+    pub(crate) fn agent_with_input(&self, args: &[&str], input: &str) -> Ended {
         let file = self.dir.path().join("input");
         std::fs::write(&file, input).unwrap();
         let output = self
@@ -111,7 +119,7 @@ impl Place {
     }
 
     /// Starts the agent and waits until it is ready.
-    pub async fn start(&mut self, args: &[&str]) {
+    pub(crate) async fn start(&mut self, args: &[&str]) {
         let log = std::fs::File::options()
             .create(true)
             .append(true)
@@ -120,6 +128,7 @@ impl Place {
         let args: Vec<&str> = [&["run"], args].concat();
         let child = self
             .command(&args)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdout(log.try_clone().unwrap())
             .stderr(log)
             .spawn()
@@ -135,23 +144,23 @@ impl Place {
     }
 
     /// The agent's own log so far.
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("run.log")).unwrap_or_default()
     }
 
     /// The agent's process.
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.running.as_ref().unwrap().id()
     }
 
     /// Sends the agent a signal.
-    pub fn signal(&self, signal: rustix::process::Signal) {
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
         let pid = rustix::process::Pid::from_raw(i32::try_from(self.pid()).unwrap()).unwrap();
         rustix::process::kill_process(pid, signal).unwrap();
     }
 
     /// Waits until the agent has ended, and returns its exit code.
-    pub async fn ended(&mut self) -> Option<i32> {
+    pub(crate) async fn ended(&mut self) -> Option<i32> {
         let child = self.running.as_mut().unwrap();
         let status = until("the agent has ended", || child.try_wait().unwrap()).await;
         self.running = None;
@@ -159,25 +168,25 @@ impl Place {
     }
 
     /// Kills the agent as a crash would.
-    pub async fn crash(&mut self) {
+    pub(crate) async fn crash(&mut self) {
         self.signal(rustix::process::Signal::KILL);
         assert_eq!(self.ended().await, None);
     }
 
     /// The view of an object, where there is one.
-    pub fn view(&self, name: &str) -> Option<Value> {
+    pub(crate) fn view(&self, name: &str) -> Option<Value> {
         let ended = self.agent(&["describe", name, "-o", "json"]);
         (ended.code == Some(0)).then(|| ended.json())
     }
 
     /// The phase of an object, empty where it is not there.
-    pub fn phase(&self, name: &str) -> String {
+    pub(crate) fn phase(&self, name: &str) -> String {
         self.view(name)
             .map_or_else(String::new, |view| view["phase"].as_str().unwrap().to_owned())
     }
 
     /// Waits until an object is in a phase, and returns its view.
-    pub async fn until_phase(&self, name: &str, phase: &str) -> Value {
+    pub(crate) async fn until_phase(&self, name: &str, phase: &str) -> Value {
         until(&format!("{name} is {phase}"), || {
             self.view(name).filter(|view| view["phase"] == phase)
         })
@@ -185,12 +194,12 @@ impl Place {
     }
 
     /// The pid of an object's process.
-    pub fn pid_of(&self, name: &str) -> i64 {
+    pub(crate) fn pid_of(&self, name: &str) -> i64 {
         self.view(name).unwrap()["details"]["pid"].as_i64().unwrap()
     }
 
     /// The text with what differs from run to run replaced.
-    pub fn redact(&self, text: &str) -> String {
+    pub(crate) fn redact(&self, text: &str) -> String {
         text.replace(&self.state().display().to_string(), "STATE")
             .replace(&self.dir.path().display().to_string(), "DIR")
     }
@@ -221,7 +230,7 @@ impl Drop for Place {
 
 /// Asks again and again until there is an answer. Panics where there is none in time.
 #[track_caller]
-pub fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> impl Future<Output = T> {
+pub(crate) fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> impl Future<Output = T> {
     let what = what.to_owned();
     async move {
         let end = tokio::time::Instant::now() + PATIENCE;
@@ -236,6 +245,6 @@ pub fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> impl Future<O
 }
 
 /// Whether a process is there.
-pub fn alive(pid: i64) -> bool {
+pub(crate) fn alive(pid: i64) -> bool {
     Path::new(&format!("/proc/{pid}/stat")).exists()
 }

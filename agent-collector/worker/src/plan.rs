@@ -60,6 +60,8 @@ pub(crate) struct Held {
     pub(crate) lease: Arc<Lease>,
     pub(crate) class: ClassKey,
     pub(crate) ends: Option<Instant>,
+    /// It was ended, and stays only until the last lines of objects that were taken out before are collected.
+    pub(crate) ending: bool,
     /// Where the logs of each object go on.
     pub(crate) cursors: HashMap<Guid, Arc<str>>,
 }
@@ -153,7 +155,7 @@ impl Plan {
             }
             let uncovered = |lease: &LeaseId| {
                 let held = &self.leases[lease];
-                covers(&held.lease, &object.view) && !held.cursors.contains_key(&guid)
+                !held.ending && covers(&held.lease, &object.view) && !held.cursors.contains_key(&guid)
             };
             if let Some(driver) = &driver
                 && class.leases.iter().any(uncovered)
@@ -180,7 +182,8 @@ impl Plan {
         for (key, class) in self.classes.iter_mut().filter(|(key, _)| key.logs) {
             for lease in &class.leases {
                 // Without a cursor nothing was promised of its lines.
-                if self.leases[lease].cursors.contains_key(&guid) {
+                let held = &self.leases[lease];
+                if !held.ending && held.cursors.contains_key(&guid) {
                     let group = class.groups.entry(driver.clone()).or_default();
                     group.last_lines.push(LastLines {
                         lease: *lease,
@@ -202,7 +205,8 @@ impl Plan {
         let mut cursors = HashMap::new();
         let mut same = false;
         if let Some(before) = before {
-            same = before.class == class
+            same = !before.ending
+                && before.class == class
                 && before.lease.guid == lease.guid
                 && before.lease.selector == lease.selector;
             cursors = before.cursors;
@@ -216,6 +220,7 @@ impl Plan {
                 lease: Arc::new(lease),
                 class,
                 ends,
+                ending: false,
                 cursors,
             },
         );
@@ -233,6 +238,37 @@ impl Plan {
             self.version += 1;
         }
         (class, !same)
+    }
+
+    /// Has a lease cover nothing any more, where last lines are still to be collected for it. Returns whether they are.
+    pub(crate) fn end_after_last_lines(&mut self, id: LeaseId) -> bool {
+        if !self.has_last_lines(id) {
+            return false;
+        }
+        if let Some(held) = self.leases.get_mut(&id) {
+            held.ending = true;
+            self.version += 1;
+            if let Some(class) = self.classes.get_mut(&held.class) {
+                class.groups.values_mut().for_each(|group| {
+                    group.fresh_leases.remove(&id);
+                });
+            }
+        }
+        true
+    }
+
+    /// Whether last lines are still to be collected for a lease.
+    pub(crate) fn has_last_lines(&self, id: LeaseId) -> bool {
+        let class = self
+            .leases
+            .get(&id)
+            .and_then(|held| self.classes.get(&held.class));
+        class.is_some_and(|class| {
+            class
+                .groups
+                .values()
+                .any(|group| group.last_lines.iter().any(|last| last.lease == id))
+        })
     }
 
     /// Ends a lease.
@@ -272,7 +308,7 @@ impl Plan {
         }
         class.built = self.version;
         let mut layering = Layering::new(&self.drivers, !key.logs);
-        for id in &class.leases {
+        for id in class.leases.iter().filter(|id| !self.leases[*id].ending) {
             cover(&self.objects, &self.leases[id].lease, |object| {
                 layering.add(*id, &object.view, &object.handle);
             });
@@ -311,7 +347,9 @@ impl Plan {
         }
         let mut layering = Layering::new(&self.drivers, !key.logs);
         for id in &class.leases {
-            let Some(held) = self.leases.get(id) else { continue };
+            let Some(held) = self.leases.get(id).filter(|held| !held.ending) else {
+                continue;
+            };
             if leases.contains(id) {
                 cover(&self.objects, &held.lease, |object| {
                     layering.add(*id, &object.view, &object.handle);

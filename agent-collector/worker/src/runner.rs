@@ -53,6 +53,8 @@ pub(crate) struct Runner {
     wheel: Wheel,
     lanes: BTreeMap<DriverName, Lane>,
     jobs: JoinSet<Ended>,
+    /// Leases that were ended and wait for last lines.
+    ending: BTreeSet<LeaseId>,
     /// Whose a call is, should its task end without saying.
     running: HashMap<Id, (ClassKey, DriverName)>,
 }
@@ -87,6 +89,7 @@ impl Runner {
             wheel: Wheel::default(),
             lanes,
             jobs: JoinSet::new(),
+            ending: BTreeSet::new(),
             running: HashMap::new(),
         }
     }
@@ -96,6 +99,7 @@ impl Runner {
         loop {
             self.take_in();
             self.fire();
+            self.end_those_without_last_lines();
             self.launch();
             let next = self.wheel.next();
             tokio::select! {
@@ -166,6 +170,7 @@ impl Runner {
     /// Begins with a lease or renews it; says where it is new.
     fn start(&mut self, lease: agent_api_model::Lease, ends: Option<Instant>) -> Option<(ClassKey, LeaseId)> {
         let id = lease.id;
+        self.ending.remove(&id);
         let before = self.plan.leases.get(&id).map(|held| (held.class, held.ends));
         if let Some((_, Some(at))) = before {
             self.wheel.remove(at, Due::LeaseEnds(id));
@@ -185,7 +190,13 @@ impl Runner {
         begins.then_some((class, id))
     }
 
+    /// Ends a lease; where last lines are still to be collected for it, after them.
     fn end_lease(&mut self, id: LeaseId) {
+        if self.plan.end_after_last_lines(id) {
+            self.ending.insert(id);
+            return;
+        }
+        self.ending.remove(&id);
         if let Some(held) = self.plan.stop(id) {
             if let Some(at) = held.ends {
                 self.wheel.remove(at, Due::LeaseEnds(id));
@@ -193,6 +204,18 @@ impl Runner {
             self.let_go(held.class);
         }
         self.sink.end(id);
+    }
+
+    fn end_those_without_last_lines(&mut self) {
+        let done: Vec<_> = self
+            .ending
+            .iter()
+            .copied()
+            .filter(|id| !self.plan.has_last_lines(*id))
+            .collect();
+        for id in done {
+            self.end_lease(id);
+        }
     }
 
     fn let_go(&mut self, class: ClassKey) {

@@ -150,6 +150,36 @@ async fn last_lines_of_a_removed_object_are_collected_also_when_refused_first() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn last_lines_come_also_where_the_lease_ends_with_the_object() {
+    let driver = FakeDriver::new("fake", 0);
+    let (worker, sink) = worker(&[&driver], WorkerConfig::default());
+    let guid = add(&worker, &object("fake", "web", "web"));
+    let stays = add(&worker, &object("fake", "stays", "web"));
+    let lease = lease("", LOGS, 1_000);
+    worker.begin(lease.clone()).unwrap();
+    pass(100).await;
+    driver.write(guid, lines(0..100));
+    *sink.full.lock() = true;
+    worker.remove(guid);
+    assert!(worker.end(lease.id));
+    pass(300).await;
+    driver.write(stays, lines(0..1));
+    assert!(sink.ended.lock().is_empty(), "not before the last lines");
+    *sink.full.lock() = false;
+    pass(2_000).await;
+    assert_eq!(sink.lines(lease.id, guid), lines(0..100));
+    assert_eq!(
+        sink.lines(lease.id, stays),
+        lines(0..0),
+        "the lease covers nothing else any more"
+    );
+    assert_eq!(*sink.ended.lock(), [lease.id]);
+    let calls = driver.calls().len();
+    pass(60_000).await;
+    assert_eq!(driver.calls().len(), calls);
+}
+
+#[tokio::test(start_paused = true)]
 async fn last_lines_that_nobody_takes_are_given_up() {
     let driver = FakeDriver::new("fake", 0);
     let (worker, sink) = worker(&[&driver], WorkerConfig::default());

@@ -18,6 +18,10 @@ pub(crate) struct Submission {
 
 /// What a driver's pump tells a shard.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all are `Seen`, and a box would cost each of them"
+)]
 pub(crate) enum Sighting {
     /// The status of one object.
     Seen(Observed),

@@ -27,7 +27,6 @@ pub(crate) fn evidence(revision: u64) -> Evidence {
 pub(crate) struct Knobs {
     pub(crate) name: DriverName,
     pub(crate) max_in_flight: usize,
-    pub(crate) operation_timeout: Duration,
     /// Calls in flight now, and the most there were.
     pub(crate) now: AtomicUsize,
     pub(crate) most: AtomicUsize,
@@ -57,7 +56,6 @@ impl Knobs {
         Arc::new(Self {
             name: DriverName::new(name).unwrap(),
             max_in_flight,
-            operation_timeout: Duration::from_secs(30),
             now: AtomicUsize::new(0),
             most: AtomicUsize::new(0),
             gate: Semaphore::new(0),

@@ -12,7 +12,6 @@ mod recovery;
 mod restarts;
 mod saga;
 mod settling;
-mod zz_measure;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;

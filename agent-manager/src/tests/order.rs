@@ -152,6 +152,11 @@ fn a_cascade_that_is_not_on_disk_takes_nothing_along() {
         (world.phase("db"), world.phase("api")),
         ("Running".into(), "Running".into())
     );
+    assert_eq!(
+        world.history("api").last().unwrap(),
+        "Creating → Running: create done",
+        "it was never touched"
+    );
     disk.works();
     world.delete("db", true).unwrap();
     world.settle_all();

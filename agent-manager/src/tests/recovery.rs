@@ -75,7 +75,8 @@ fn adopts_what_runs_and_touches_nothing_else() {
         report.notes
     );
     assert_eq!(world.fake().calls("recover").len(), 1, "one batch");
-    // The stranger is not touched by a delete either.
+    // The stranger is not touched by a delete either: nobody knows it any more.
+    assert!(world.manager.handle(guids["foreign"]).is_none());
     world.delete("foreign", false).unwrap();
     world.settle_all();
     assert_eq!(

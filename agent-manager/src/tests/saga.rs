@@ -200,6 +200,14 @@ fn what_nobody_can_tell_is_unknown_and_found_out() {
     finish(&mut world);
     assert_eq!((world.phase("a").as_str(), world.fake().made()), ("Unknown", 1));
     assert_eq!(world.fake().calls("apply").len(), 5);
+    assert!(world.manager.handle(world.guid("a")).is_none());
+    world.crash();
+    finish(&mut world);
+    assert_eq!(
+        world.phase("a"),
+        "Unknown",
+        "and still after a restart of the agent"
+    );
     // A new start must not make a second one beside what may be there.
     world
         .control("a", ControlAction::Restart { grace: None })

@@ -238,3 +238,67 @@ fn a_driver_that_fails_all_the_time_is_left_alone_and_the_other_is_not() {
     assert!(stuck.last_error.unwrap().contains("left alone"), "it says why");
     assert_eq!(world.phase("a19"), "Creating");
 }
+
+#[test]
+fn an_outcome_older_than_an_event_does_not_bring_it_back() {
+    let mut world = World::new();
+    let guid = world.made(spec("a"));
+    world
+        .control(
+            "a",
+            ControlAction::Signal {
+                signal: "TERM".into(),
+            },
+        )
+        .unwrap();
+    let operation = world.runs.pop_front().unwrap();
+    let outcome = world.manager.run(operation).now_or_never().unwrap();
+    let ended = world.fake().ends(guid, 15);
+    let revision = ended.status.evidence.revision;
+    world.observe(ended);
+    assert_eq!(world.phase("a"), "Failed");
+    world.settle(outcome);
+    let view = world.view("a");
+    assert_eq!(
+        (view.phase.as_str(), view.evidence.revision),
+        ("Failed", revision)
+    );
+    // While it runs, too: held still by an event, and an answer from before says that it runs.
+    let guid = world.made(spec("b"));
+    world
+        .control("b", ControlAction::Signal { signal: "HUP".into() })
+        .unwrap();
+    let operation = world.runs.pop_front().unwrap();
+    let outcome = world.manager.run(operation).now_or_never().unwrap();
+    let revision = world.fake().revision() + 1;
+    let paused = world.fake().seen(guid, ObjectState::Paused, revision);
+    world.observe(paused);
+    world.settle(outcome);
+    assert_eq!(
+        (world.phase("b").as_str(), world.view("b").evidence.revision),
+        ("Paused", revision)
+    );
+}
+
+#[test]
+fn an_older_event_does_not_bring_its_handle() {
+    let mut world = World::new();
+    let guid = world.made(spec("a"));
+    let handle = world.manager.handle(guid).unwrap();
+    let revision = world.fake().revision();
+    let mut observed = world.fake().seen(guid, ObjectState::Running, revision - 1);
+    observed.handle = Some(agent_api_driver::Handle::new(1, json!(99)));
+    world.observe(observed.clone());
+    assert_eq!(world.manager.handle(guid).unwrap(), handle);
+    world.others.clear();
+    observed.status.evidence.revision = revision + 1;
+    world.observe(observed);
+    assert_eq!(world.manager.handle(guid).unwrap().data, json!(99));
+    assert_eq!(world.others, ["collect a"]);
+    world.crash();
+    assert_eq!(
+        world.manager.handle(guid).unwrap().data,
+        json!(99),
+        "it was written down"
+    );
+}

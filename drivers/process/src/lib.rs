@@ -46,6 +46,7 @@ mod stop;
 mod table;
 mod task;
 mod text_duration;
+mod validate;
 
 use std::sync::Arc;
 

@@ -1,5 +1,6 @@
 //! Finding processes of an earlier run of the agent.
 
+use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
@@ -139,7 +140,18 @@ impl Shared {
             live.map(|(guid, entry)| (*guid, entry.data.op_id, entry.data.clone()))
                 .collect()
         };
-        all.retain(|(guid, _, _)| !watched.iter().any(|(known, _, _)| known == guid));
+        let mut known: HashSet<Guid> = watched.iter().map(|(guid, _, _)| *guid).collect();
+        // So are those of a run record, also where they have written over their environment.
+        let recorded: Vec<(Guid, OpId, HandleData)> = std::fs::read_dir(&self.logs)?
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<Guid>().ok())
+            .filter(|guid| {
+                !known.contains(guid) && !self.orphan_mark(*guid).exists()
+            })
+            .filter_map(|guid| self.recorded(guid).map(|run| (guid, run.op_id, run)))
+            .filter(|(guid, _, run)| matches!(run.identity.find(&guid.to_string()), Ok(Found::Alive(_))))
+            .collect();
+        known.extend(recorded.iter().map(|(guid, _, _)| *guid));
+        all.retain(|(guid, _, _)| !known.contains(guid));
         // Groups that nobody is in and no object has are of no use.
         for name in self.host.leftovers() {
             let known = name
@@ -149,11 +161,10 @@ impl Shared {
                 let _in_use = self.host.existing(&name).remove();
             }
         }
-        let unwatched = all.into_iter().map(|(guid, op_id, m)| {
-            let recorded = self.recorded(guid).filter(|run| run.identity == m.identity);
-            (guid, op_id, recorded.unwrap_or_else(|| Self::data_of(&m)))
-        });
-        let found = watched.into_iter().chain(unwatched);
+        let unwatched = all
+            .into_iter()
+            .map(|(guid, op_id, m)| (guid, op_id, Self::data_of(&m)));
+        let found = watched.into_iter().chain(recorded).chain(unwatched);
         Ok(found
             .map(|(guid, op_id, data)| {
                 (

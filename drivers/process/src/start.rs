@@ -12,7 +12,7 @@ use agent_api_driver::{Applied, DriverEvent};
 use serde::{Deserialize, Serialize};
 
 use crate::error;
-use crate::handle::{HandleData, Used};
+use crate::handle::HandleData;
 use crate::recover::away;
 use crate::sdk::cgroup::Group;
 use crate::sdk::identity::{Found, Identity};
@@ -172,7 +172,7 @@ impl Shared {
                 .spec
                 .stop_grace
                 .map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)),
-            used: used.or(previous.map(|p| p.used)).unwrap_or(Used::default()),
+            used: used.or(previous.map(|p| p.used)).unwrap_or_default(),
         }
     }
 

@@ -436,14 +436,14 @@ impl ObjectDriver for SimulatedDriver {
             self.queue.close();
         }
         let pump = self.pump.lock().take();
-        if let Some(mut pump) = pump {
-            if tokio::time::timeout(deadline, &mut pump).await.is_err() {
-                pump.abort();
-                return Err(Error::new(
-                    ErrorKind::Timeout,
-                    "the simulated driver's task did not end in time",
-                ));
-            }
+        if let Some(mut pump) = pump
+            && tokio::time::timeout(deadline, &mut pump).await.is_err()
+        {
+            pump.abort();
+            return Err(Error::new(
+                ErrorKind::Timeout,
+                "the simulated driver's task did not end in time",
+            ));
         }
         Ok(())
     }

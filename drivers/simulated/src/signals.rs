@@ -76,7 +76,7 @@ pub(crate) fn effect(number: u32) -> Effect {
         9 => Effect::Ends { request: false },
         2 | 3 | 15 => Effect::Ends { request: true },
         4 | 5 | 6 | 7 | 8 | 11 | 16 | 24 | 25 | 31 => Effect::Ends { request: false },
-        19 | 20 | 21 | 22 => Effect::Stops,
+        19..=22 => Effect::Stops,
         18 => Effect::Continues,
         _ => Effect::None,
     }

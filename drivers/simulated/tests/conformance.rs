@@ -1,5 +1,7 @@
 //! The conformance suite, on a substrate in memory and on one in a file.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests: a panic is the failure")]
+
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};

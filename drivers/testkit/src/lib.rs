@@ -4,7 +4,38 @@
 //! A driver author implements [`Subject`]: how the driver is built, samples of its spec, and hooks that look at the
 //! substrate from outside. Then one line in `tests/conformance.rs` makes one test of each case:
 //!
-//! ```ignore
+//! ```
+//! use std::sync::Arc;
+//!
+//! use agent_api_driver::model::{Kind, ObjectSpec};
+//! use agent_api_driver::DriverFactory;
+//! use agent_driver_testkit::{async_trait, Sample, Subject};
+//! # fn my_factory() -> Arc<dyn DriverFactory> { unreachable!("stands for your driver's factory") }
+//!
+//! struct MySubject;
+//!
+//! #[async_trait]
+//! impl Subject for MySubject {
+//!     fn factory(&self) -> Arc<dyn DriverFactory> {
+//!         my_factory()
+//!     }
+//!
+//!     fn kind(&self) -> Kind {
+//!         Kind::new("my-driver").expect("lower-case letters and '-'")
+//!     }
+//!
+//!     fn sample(&self, sample: Sample) -> Option<ObjectSpec> {
+//!         let spec = match sample {
+//!             Sample::LongRunning => r#"{"run_for": "1h"}"#,
+//!             Sample::Ends { after, code: 0 } if after.is_zero() => r#"{"run_for": "0s"}"#,
+//!             // The cases that need another sample do not apply then, and say so.
+//!             _ => return None,
+//!         };
+//!         let text = format!(r#"{{"kind": "my-driver", "name": "sample", "spec": {spec}}}"#);
+//!         Some(serde_json::from_str(&text).expect("a spec"))
+//!     }
+//! }
+//!
 //! agent_driver_testkit::conformance!(MySubject);
 //! ```
 //!

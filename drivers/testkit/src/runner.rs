@@ -132,3 +132,28 @@ async fn guarded<T>(what: &str, limit: Duration, work: impl Future<Output = Verd
         Err(_) => Err(Stop::Failed(format!("{what} did not end within {limit:?}"))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn each_case_has_a_name_of_its_own_and_a_line_of_the_contract() {
+        let mut names = BTreeSet::new();
+        for case in cases() {
+            assert!(names.insert((case.group, case.name)), "{case:?} is there twice");
+            assert!(case.behavior.ends_with('.'), "{case:?}");
+        }
+        assert!(names.len() > 100, "{}", names.len());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn panics_and_hangs_are_failures() {
+        let panics = guarded("the case", Duration::from_secs(1), async { panic!("oh") }).await;
+        assert!(matches!(outcome(panics), Outcome::Failed(why) if why == "the case panicked: oh"));
+        let hangs = guarded("the case", Duration::from_secs(1), std::future::pending::<Verdict>()).await;
+        assert!(matches!(outcome(hangs), Outcome::Failed(why) if why.contains("did not end within 1s")));
+    }
+}

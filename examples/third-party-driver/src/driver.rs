@@ -6,21 +6,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use agent_api_driver::model::{
-    AgentId, Diagnostic, DriverState, Evidence, EvidenceSource, FieldChange, Guid, Kind, ObjectSpec, Plan, PlanAction,
-    TelemetryBatch, Timestamp,
+    AgentId, Diagnostic, DriverState, Evidence, EvidenceSource, FieldChange, Guid, Kind, ObjectSpec, Plan,
+    PlanAction, TelemetryBatch, Timestamp,
 };
 use agent_api_driver::{
-    Applied, ApplyRequest, Capabilities, CollectRequest, DeleteRequest, Deleted, DriverFactory, DriverInfo, Error,
-    ErrorKind, EventStream, Handle, KindSchema, Mark, ObjectDriver, ObjectState, ObjectStatus, Observed, PlanRequest,
-    Recovered, RecoveredState, Result, ShutdownMode, Target, async_trait,
+    Applied, ApplyRequest, Capabilities, CollectRequest, DeleteRequest, Deleted, DriverFactory, DriverInfo,
+    Error, ErrorKind, EventStream, Handle, KindSchema, Mark, ObjectDriver, ObjectState, ObjectStatus,
+    Observed, PlanRequest, Recovered, RecoveredState, Result, ShutdownMode, Target, async_trait,
 };
 use futures_util::StreamExt;
 use serde_json::json;
 use tokio::fs;
 use tokio::sync::watch;
 
-use crate::spec::{FileSpec, MAX_CONTENT};
-use crate::FileFactory;
+use crate::{FileFactory, FileSpec};
 
 /// Manages files.
 pub struct FileDriver {
@@ -41,7 +40,9 @@ impl FileDriver {
         let mut capabilities = Capabilities::default();
         capabilities.adoptable = true;
         capabilities.discoverable = true;
-        capabilities.fields.insert("content".into(), agent_api_driver::FieldChangeMode::Live);
+        capabilities
+            .fields
+            .insert("spec.content".into(), agent_api_driver::FieldChangeMode::Live);
         Self {
             agent,
             root,
@@ -77,7 +78,10 @@ impl FileDriver {
 
     fn open(&self) -> Result<()> {
         match *self.closed.borrow() {
-            true => Err(Error::new(ErrorKind::Unavailable, "the file driver has been shut down")),
+            true => Err(Error::new(
+                ErrorKind::Unavailable,
+                "the file driver has been shut down",
+            )),
             false => Ok(()),
         }
     }
@@ -103,7 +107,9 @@ fn failed(operation: &str, path: &Path, error: std::io::Error) -> Error {
         Io::StorageFull | Io::QuotaExceeded => ErrorKind::StorageFull,
         _ => ErrorKind::Internal,
     };
-    Error::new(kind, format!("{}: {error}", path.display())).with_operation(operation).with_source(error)
+    Error::new(kind, format!("{}: {error}", path.display()))
+        .with_operation(operation)
+        .with_source(error)
 }
 
 #[async_trait]
@@ -127,9 +133,6 @@ impl ObjectDriver for FileDriver {
     async fn validate(&self, spec: &ObjectSpec) -> Vec<Diagnostic> {
         match FileSpec::of(spec) {
             Err(error) => vec![Diagnostic::error(error.path().unwrap_or("spec"), error.message())],
-            Ok(file) if file.content.len() > MAX_CONTENT => {
-                vec![Diagnostic::error("spec.content", format!("at most {MAX_CONTENT} bytes are allowed"))]
-            }
             Ok(_) => Vec::new(),
         }
     }
@@ -140,30 +143,65 @@ impl ObjectDriver for FileDriver {
         };
         let (from, to) = (json!(FileSpec::of(previous)?), json!(FileSpec::of(request.next)?));
         let changes = FieldChange::between("spec", &from, &to);
-        Ok(Plan::new(if changes.is_empty() { PlanAction::NoOp } else { PlanAction::InPlace }, changes))
+        Ok(Plan::new(
+            if changes.is_empty() {
+                PlanAction::NoOp
+            } else {
+                PlanAction::InPlace
+            },
+            changes,
+        ))
     }
 
     async fn apply(&self, request: ApplyRequest<'_>) -> Result<Applied> {
         self.open()?;
         let file = FileSpec::of(request.spec)?;
+        if request
+            .handle
+            .is_some_and(|handle| !self.is_ours(request.guid, handle))
+        {
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                "the handle is not one that this driver wrote for the object",
+            ));
+        }
         let directory = self.directory(request.guid);
-        fs::create_dir_all(&directory).await.map_err(|e| failed("apply", &directory, e))?;
-        let mark = Mark { agent: self.agent.clone(), guid: request.guid, op_id: request.op_id };
+        fs::create_dir_all(&directory)
+            .await
+            .map_err(|e| failed("apply", &directory, e))?;
+        let mark = Mark {
+            agent: self.agent.clone(),
+            guid: request.guid,
+            op_id: request.op_id,
+        };
         // The content is renamed into place last: who sees it sees all of it, and the same call twice is the same file.
         for (name, bytes) in [
-            ("mark", serde_json::to_vec(&mark).map_err(|e| Error::internal(e.to_string()))?),
+            (
+                "mark",
+                serde_json::to_vec(&mark).map_err(|e| Error::internal(e.to_string()))?,
+            ),
             ("content", file.content.into_bytes()),
         ] {
             let (temporary, path) = (directory.join(format!("{name}.new")), directory.join(name));
-            fs::write(&temporary, bytes).await.map_err(|e| failed("apply", &temporary, e))?;
-            fs::rename(&temporary, &path).await.map_err(|e| failed("apply", &path, e))?;
+            fs::write(&temporary, bytes)
+                .await
+                .map_err(|e| failed("apply", &temporary, e))?;
+            fs::rename(&temporary, &path)
+                .await
+                .map_err(|e| failed("apply", &path, e))?;
         }
-        Ok(Applied { handle: self.handle(request.guid), status: self.status(request.guid).await })
+        Ok(Applied {
+            handle: self.handle(request.guid),
+            status: self.status(request.guid).await,
+        })
     }
 
     async fn delete(&self, request: DeleteRequest<'_>) -> Result<Deleted> {
         self.open()?;
-        if request.handle.is_some_and(|handle| !self.is_ours(request.guid, handle)) {
+        if request
+            .handle
+            .is_some_and(|handle| !self.is_ours(request.guid, handle))
+        {
             return Ok(Deleted::default());
         }
         let directory = self.directory(request.guid);
@@ -174,6 +212,7 @@ impl ObjectDriver for FileDriver {
     }
 
     async fn recover(&self, targets: &[Target<'_>]) -> Result<Vec<Recovered>> {
+        self.open()?;
         let mut recovered = Vec::with_capacity(targets.len());
         for target in targets {
             let state = if !self.is_ours(target.guid, target.handle) {
@@ -185,20 +224,30 @@ impl ObjectDriver for FileDriver {
                     _ => RecoveredState::Adopted(status, None),
                 }
             };
-            recovered.push(Recovered { guid: target.guid, state });
+            recovered.push(Recovered {
+                guid: target.guid,
+                state,
+            });
         }
         Ok(recovered)
     }
 
     async fn discover(&self) -> Result<Vec<(Mark, Handle)>> {
+        self.open()?;
         let mut found = Vec::new();
         let mut entries = match fs::read_dir(&self.root).await {
             Ok(entries) => entries,
             Err(error) if error.kind() == Io::NotFound => return Ok(found),
             Err(error) => return Err(failed("discover", &self.root, error)),
         };
-        while let Some(entry) = entries.next_entry().await.map_err(|e| failed("discover", &self.root, e))? {
-            let Ok(bytes) = fs::read(entry.path().join("mark")).await else { continue };
+        while let Some(entry) = entries
+            .next_entry()
+            .await
+            .map_err(|e| failed("discover", &self.root, e))?
+        {
+            let Ok(bytes) = fs::read(entry.path().join("mark")).await else {
+                continue;
+            };
             match serde_json::from_slice::<Mark>(&bytes) {
                 Ok(mark) if mark.agent == self.agent => found.push((mark.clone(), self.handle(mark.guid))),
                 _ => {}
@@ -208,12 +257,17 @@ impl ObjectDriver for FileDriver {
     }
 
     async fn observe(&self, targets: &[Target<'_>], out: &mut Vec<Observed>) -> Result<()> {
+        self.open()?;
         for target in targets {
             let mut status = self.status(target.guid).await;
             if !self.is_ours(target.guid, target.handle) {
                 status.state = ObjectState::Gone;
             }
-            out.push(Observed { guid: target.guid, handle: None, status });
+            out.push(Observed {
+                guid: target.guid,
+                handle: None,
+                status,
+            });
         }
         Ok(())
     }
@@ -234,14 +288,16 @@ impl ObjectDriver for FileDriver {
         _: &mut TelemetryBatch,
         _: &mut Vec<(Guid, String)>,
     ) -> Result<()> {
-        Ok(())
+        self.open()
     }
 
     async fn shutdown(&self, mode: ShutdownMode, _: Duration) -> Result<()> {
         let first = !self.closed.send_replace(true);
         if first && mode == ShutdownMode::StopObjects {
             match fs::remove_dir_all(&self.root).await {
-                Err(error) if error.kind() != Io::NotFound => return Err(failed("shutdown", &self.root, error)),
+                Err(error) if error.kind() != Io::NotFound => {
+                    return Err(failed("shutdown", &self.root, error));
+                }
                 _ => {}
             }
         }

@@ -29,7 +29,10 @@ impl DriverFactory for FileFactory {
     fn check(&self, config: &Value) -> Vec<Diagnostic> {
         match config {
             Value::Null => Vec::new(),
-            Value::Object(map) => map.keys().map(|key| Diagnostic::error(key, "the file driver has no settings")).collect(),
+            Value::Object(map) => map
+                .keys()
+                .map(|key| Diagnostic::error(key, "the file driver has no settings"))
+                .collect(),
             _ => vec![Diagnostic::error("", "must be a map")],
         }
     }

@@ -22,6 +22,14 @@ impl FileSpec {
         if object.spec.is_null() {
             return Ok(Self::default());
         }
-        serde_json::from_value(object.spec.clone()).map_err(|error| Error::invalid("spec", error.to_string()))
+        let file: Self = serde_json::from_value(object.spec.clone())
+            .map_err(|error| Error::invalid("spec", error.to_string()))?;
+        if file.content.len() > MAX_CONTENT {
+            return Err(Error::invalid(
+                "spec.content",
+                format!("at most {MAX_CONTENT} bytes are allowed"),
+            ));
+        }
+        Ok(file)
     }
 }

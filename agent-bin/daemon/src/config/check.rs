@@ -6,6 +6,9 @@ use serde_json::Value;
 use super::{ConfigError, Loaded};
 use crate::keys::{closest, unknown_keys};
 
+/// Says what is wrong with the configuration of a driver or bus, offline.
+pub type CheckPart<'a> = Box<dyn Fn(&Value) -> Vec<Diagnostic> + 'a>;
+
 /// A driver or bus that could be named in the configuration.
 pub struct Known<'a> {
     /// `drivers` or `buses`.
@@ -17,7 +20,7 @@ pub struct Known<'a> {
     /// The JSON Schema of its configuration.
     pub schema: Value,
     /// What it says of a configuration, offline.
-    pub check: Box<dyn Fn(&Value) -> Vec<Diagnostic> + 'a>,
+    pub check: CheckPart<'a>,
 }
 
 /// Checks the parts of drivers and buses. Returns errors and warnings; nothing is built and nothing reached.

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub(crate) use check::part_config;
-pub use check::{Known, check};
+pub use check::{CheckPart, Known, check};
 pub use difference::{Difference, differences};
 pub use load::{ConfigError, Loaded, Sources, default_file, load};
 

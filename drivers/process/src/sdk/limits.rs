@@ -1,6 +1,7 @@
 //! Names of resource limits and io priorities.
 
 /// Resource limits that a spec may set, by their usual names.
+#[allow(clippy::unnecessary_cast, reason = "the C library's type is signed on musl")]
 pub(crate) const RLIMITS: [(&str, u32); 16] = [
     ("as", libc::RLIMIT_AS as u32),
     ("core", libc::RLIMIT_CORE as u32),

@@ -147,10 +147,14 @@ async fn it_reads_the_file_it_is_given() {
 async fn another_user_is_for_root_only() {
     let f = Fixture::new().await;
     let mut spec = sh("id -u; id -g; id -G; echo $HOME");
-    spec["user"] = json!("12345");
+    let other = rustix::process::geteuid().as_raw() + 12_345;
+    spec["user"] = json!(other.to_string());
     spec["env"] = json!({"HOME": "/somewhere"});
     if is_root() {
-        assert_eq!(output(&f, spec).await, "12345\n12345\n12345\n/somewhere\n");
+        assert_eq!(
+            output(&f, spec).await,
+            format!("{other}\n{other}\n{other}\n/somewhere\n")
+        );
     } else {
         let error = f.create_spec(crate::fixture::object(spec)).await.err().unwrap();
         assert_eq!(error.path(), Some("spec.user"));

@@ -11,9 +11,9 @@ use agent_api_driver::{
 use agent_driver_simulated::{SimulatedFactory, Substrate};
 use serde_json::Value;
 
-pub const DEADLINE: Duration = Duration::from_secs(30);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
-pub fn build_request(config: Value) -> Build {
+pub(crate) fn build_request(config: Value) -> Build {
     Build {
         agent: AgentId::new("a1").unwrap(),
         state_dir: "/nonexistent".into(),
@@ -21,14 +21,14 @@ pub fn build_request(config: Value) -> Build {
     }
 }
 
-pub async fn driver(substrate: &Substrate, config: Value) -> Arc<dyn ObjectDriver> {
+pub(crate) async fn driver(substrate: &Substrate, config: Value) -> Arc<dyn ObjectDriver> {
     SimulatedFactory::with_substrate(substrate.clone())
         .build(build_request(config))
         .await
         .unwrap()
 }
 
-pub fn spec(name: &str, spec: Value) -> ObjectSpec {
+pub(crate) fn spec(name: &str, spec: Value) -> ObjectSpec {
     let (kind, name) = (Kind::new("simulated").unwrap(), ObjectName::new(name).unwrap());
     ObjectSpec {
         spec,
@@ -36,7 +36,7 @@ pub fn spec(name: &str, spec: Value) -> ObjectSpec {
     }
 }
 
-pub async fn apply(
+pub(crate) async fn apply(
     driver: &dyn ObjectDriver,
     guid: Guid,
     op_id: OpId,
@@ -55,13 +55,13 @@ pub async fn apply(
     driver.apply(request).await
 }
 
-pub async fn create(driver: &dyn ObjectDriver, name: &str, value: Value) -> Result<(Guid, Handle)> {
+pub(crate) async fn create(driver: &dyn ObjectDriver, name: &str, value: Value) -> Result<(Guid, Handle)> {
     let guid = Guid::generate();
     let applied = apply(driver, guid, OpId::generate(), &spec(name, value), None).await?;
     Ok((guid, applied.handle))
 }
 
-pub async fn delete(driver: &dyn ObjectDriver, guid: Guid, handle: &Handle) -> Result<Deleted> {
+pub(crate) async fn delete(driver: &dyn ObjectDriver, guid: Guid, handle: &Handle) -> Result<Deleted> {
     let request = DeleteRequest {
         guid,
         op_id: OpId::generate(),
@@ -73,7 +73,7 @@ pub async fn delete(driver: &dyn ObjectDriver, guid: Guid, handle: &Handle) -> R
     driver.delete(request).await
 }
 
-pub async fn observe(driver: &dyn ObjectDriver, guid: Guid, handle: &Handle) -> Vec<Observed> {
+pub(crate) async fn observe(driver: &dyn ObjectDriver, guid: Guid, handle: &Handle) -> Vec<Observed> {
     let mut out = Vec::new();
     driver
         .observe(&[Target { guid, handle }], &mut out)

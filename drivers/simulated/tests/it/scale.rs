@@ -1,17 +1,15 @@
 //! Ten thousand objects: one task, and time that is not felt. Bounds are wide, for busy machines and debug builds;
 //! `benches/` measures.
 
-mod support;
-
 use std::time::Duration;
 
+use crate::support::{apply, spec};
 use agent_api_driver::model::{Guid, OpId, Signal, TelemetryBatch};
 use agent_api_driver::{
     CollectRequest, CollectTarget, DriverFactory, Handle, ObjectDriver, ShutdownMode, Target,
 };
 use agent_driver_simulated::SimulatedFactory;
 use serde_json::{Value, json};
-use support::{apply, spec};
 use tokio::time::Instant;
 
 const OBJECTS: usize = 10_000;
@@ -37,7 +35,7 @@ async fn create_all(driver: &dyn ObjectDriver) -> Vec<(Guid, Handle)> {
 #[tokio::test]
 async fn ten_thousand_objects_cost_one_task_and_outlive_the_agent() {
     let dir = tempfile::tempdir().unwrap();
-    let mut build = support::build_request(Value::Null);
+    let mut build = crate::support::build_request(Value::Null);
     build.state_dir = dir.path().join("state");
     let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
     let before = tasks();

@@ -1,15 +1,13 @@
 //! What a spec asks for happens, and nothing else. Time is paused: waits cost nothing and are exact.
 
-mod support;
-
 use std::time::Duration;
 
+use crate::support::{apply, create, delete, driver, observe, spec};
 use agent_api_driver::model::{ErrorKind, EvidenceSource, Guid, OpId};
 use agent_api_driver::{DriverEvent, ObjectState, RecoveredState, ShutdownMode, Target};
 use agent_driver_simulated::{SimulatedFactory, Substrate};
 use futures_util::{FutureExt, StreamExt};
 use serde_json::{Value, json};
-use support::{apply, create, delete, driver, observe, spec};
 use tokio::time::{Instant, timeout};
 
 /// Outcomes of sixteen creates of objects with these names and this spec.
@@ -221,7 +219,7 @@ async fn time_stands_still_for_what_is_paused() {
                 spec: value,
                 handle,
                 action: &action,
-                deadline: support::DEADLINE,
+                deadline: crate::support::DEADLINE,
             };
             driver.control().unwrap().control(request).await.unwrap()
         }
@@ -365,7 +363,7 @@ async fn a_state_directory_that_cannot_be_used_degrades_and_works() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("a-file");
     std::fs::write(&file, "").unwrap();
-    let mut build = support::build_request(Value::Null);
+    let mut build = crate::support::build_request(Value::Null);
     build.state_dir = file.join("below");
     let driver = SimulatedFactory::new().build(build).await.unwrap();
     let health = driver.health();
