@@ -86,6 +86,31 @@ fn nothing_is_done_before_it_is_on_disk() {
 }
 
 #[test]
+fn a_disk_that_takes_all_the_time_is_waited_for_again() {
+    let disk = Disk::default();
+    let mut world = World::with(1, Faulty::on(&disk), |_| {});
+    let body = CommandBody::Create(Arc::new(spec("a")));
+    let admission = world.admit("k", Guid::generate(), body).unwrap();
+    world.perform(admission.follow_ups);
+    // The core ended the call at its deadline, and cannot know that it never got as far as the driver.
+    let operation = world.runs.pop_front().unwrap();
+    world.settle(Outcome {
+        operation,
+        result: Err(Error::new(ErrorKind::Timeout, "no answer in time")),
+        performed: Some(agent_api_manager::Performed {
+            called: Timestamp::now(),
+            returned: Timestamp::now(),
+        }),
+    });
+    disk.breaks();
+    world.pass(Duration::from_secs(1));
+    assert_eq!(
+        (world.phase("a").as_str(), world.fake().calls("apply").len()),
+        ("(gone)", 0)
+    );
+}
+
+#[test]
 fn a_create_that_waits_is_taken_back_too() {
     let disk = Disk::default();
     let mut world = World::with(1, Faulty::on(&disk), |_| {});

@@ -224,13 +224,13 @@ impl Subject for Simulated {
         self.substrate(place).vanish(object.guid)
     }
 
-    async fn foreign(&self, place: &Place, _: &Made) -> Option<Handle> {
+    async fn foreign(&self, place: &Place, object: &Made) -> Option<Handle> {
         let other = Place::new().ok()?;
         let driver = SimulatedFactory::with_substrate(self.substrate(place))
             .build(other.build(Value::Null))
             .await
             .ok()?;
-        let guid = Guid::generate();
+        let guid = object.guid;
         let request = ApplyRequest {
             guid,
             generation: 1,

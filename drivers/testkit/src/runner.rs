@@ -153,7 +153,12 @@ mod tests {
     async fn panics_and_hangs_are_failures() {
         let panics = guarded("the case", Duration::from_secs(1), async { panic!("oh") }).await;
         assert!(matches!(outcome(panics), Outcome::Failed(why) if why == "the case panicked: oh"));
-        let hangs = guarded("the case", Duration::from_secs(1), std::future::pending::<Verdict>()).await;
+        let hangs = guarded(
+            "the case",
+            Duration::from_secs(1),
+            std::future::pending::<Verdict>(),
+        )
+        .await;
         assert!(matches!(outcome(hangs), Outcome::Failed(why) if why.contains("did not end within 1s")));
     }
 }

@@ -102,6 +102,7 @@ macro_rules! __table {
             dropped_at_any_await_a_second_call_ends_it: "Cancelled by drop at any await it has happened or has not.",
             orphaned_goes_on_and_is_no_longer_discovered: "With `orphan` the real thing goes on and is no longer reported or discovered.",
             something_foreign_is_not_touched_and_that_is_success: "Something that is not ours under that handle is not touched, and that is success.",
+            the_handle_of_another_object_is_not_followed: "Something that is not ours under that handle is not touched, and that is success.",
             an_unreadable_handle_touches_nothing: "Something that is not ours under that handle is not touched.",
             logs_are_removed_too: "Logs and other files kept for the object are removed too.",
         }
@@ -115,6 +116,7 @@ macro_rules! __table {
             what_ended_meanwhile_is_exited: "It ended while the agent was away; the status has the exit as far as is known.",
             what_vanished_meanwhile_is_not_adopted: "It is not there, and nobody can say how it ended.",
             something_foreign_is_foreign_and_not_touched: "Something else under that reference is Foreign and never touched.",
+            the_handle_of_another_object_is_not_adopted: "Something else under that reference is Foreign and never touched.",
             an_unreadable_handle_is_lost_and_no_error_of_the_call: "A handle that cannot be read is Lost with the reason, and never an error of the whole call.",
         }
         discover {

@@ -195,6 +195,20 @@ pub(super) async fn something_foreign_is_not_touched_and_that_is_success(trial: 
     Ok(())
 }
 
+pub(super) async fn the_handle_of_another_object_is_not_followed(trial: &Trial<'_>) -> Verdict {
+    let object = trial.running(Sample::LongRunning).await?;
+    // Its mark is of another object than the one that is asked for.
+    trial
+        .delete_with(Guid::generate(), Some(&object.handle), DeleteArgs::default())
+        .await?;
+    trial.until_state(&object, ObjectState::Running).await?;
+    ensure!(
+        trial.subject.runs(&trial.place, &object).await != Some(false),
+        "the substrate says that it does not run"
+    );
+    Ok(())
+}
+
 pub(super) async fn an_unreadable_handle_touches_nothing(trial: &Trial<'_>) -> Verdict {
     let object = trial.running(Sample::LongRunning).await?;
     let version = trial.driver().handle_version();

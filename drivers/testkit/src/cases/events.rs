@@ -266,11 +266,15 @@ pub(super) async fn the_stream_ends_only_after_shutdown(trial: &Trial<'_>) -> Ve
     while let Some(event) = events.next().now_or_never() {
         ensure!(event.is_some(), "the stream ended before shutdown");
     }
+    // Held on to: it is the shutdown that ends the stream, and not the last use of the driver.
+    let driver = trial.driver();
     trial.shut_down(ShutdownMode::LeaveRunning).await?;
     let rest = async { while events.next().await.is_some() {} };
     trial
         .in_time("the stream of events after shutdown", trial.patience(), rest)
-        .await
+        .await?;
+    drop(driver);
+    Ok(())
 }
 
 pub(super) async fn a_dropped_stream_stops_nothing(trial: &Trial<'_>) -> Verdict {

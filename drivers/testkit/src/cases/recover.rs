@@ -219,6 +219,26 @@ pub(super) async fn something_foreign_is_foreign_and_not_touched(trial: &Trial<'
     Ok(())
 }
 
+pub(super) async fn the_handle_of_another_object_is_not_adopted(trial: &Trial<'_>) -> Verdict {
+    adoptable(trial)?;
+    let object = trial.running(Sample::LongRunning).await?;
+    trial.restart_driver().await?;
+    let recovered = trial
+        .recover_one(&Made {
+            guid: Guid::generate(),
+            ..object.clone()
+        })
+        .await?;
+    ensure_matches!(
+        recovered,
+        RecoveredState::Foreign(_) | RecoveredState::Lost(_),
+        "recover with the handle of another object"
+    );
+    let adopted = trial.adopt(&object).await?;
+    trial.until_state(&adopted, ObjectState::Running).await?;
+    Ok(())
+}
+
 pub(super) async fn an_unreadable_handle_is_lost_and_no_error_of_the_call(trial: &Trial<'_>) -> Verdict {
     adoptable(trial)?;
     let good = trial.running(Sample::LongRunning).await?;
