@@ -95,29 +95,6 @@ impl Graph {
         }
         None
     }
-
-    /// These names so that each comes after those that depend on it.
-    pub(crate) fn dependents_first(&self, names: &[ObjectName]) -> Vec<ObjectName> {
-        let wanted: HashSet<&ObjectName> = names.iter().collect();
-        let mut done = HashSet::new();
-        let mut order = Vec::with_capacity(names.len());
-        for name in names {
-            // Twice on the stack: before and after those that depend on it.
-            let mut stack = vec![(name.clone(), false)];
-            while let Some((name, ready)) = stack.pop() {
-                if ready {
-                    if wanted.contains(&name) {
-                        order.push(name);
-                    }
-                } else if done.insert(name.clone()) {
-                    let dependents = self.needed_by.get(&name).cloned().unwrap_or_default();
-                    stack.push((name, true));
-                    stack.extend(dependents.into_iter().map(|name| (name, false)));
-                }
-            }
-        }
-        order
-    }
 }
 
 #[cfg(test)]
@@ -162,18 +139,5 @@ mod tests {
             set(&mut graph, &format!("o{n}"), &[&format!("o{}", n + 1)]).unwrap();
         }
         assert!(set(&mut graph, "o100000", &["o0"]).is_err());
-    }
-
-    #[test]
-    fn orders_a_batch() {
-        let mut graph = Graph::default();
-        set(&mut graph, "web", &["api"]).unwrap();
-        set(&mut graph, "api", &["db"]).unwrap();
-        let names: Vec<_> = ["db", "lonely", "web"]
-            .map(|name| ObjectName::new(name).unwrap())
-            .into();
-        let order = graph.dependents_first(&names);
-        let order: Vec<_> = order.iter().map(ObjectName::as_str).collect();
-        assert_eq!(order, ["web", "db", "lonely"]);
     }
 }

@@ -177,25 +177,6 @@ impl ManagerApi for Manager {
         graph.dependents(name).into_iter().map(|(name, _)| name).collect()
     }
 
-    fn delete_order(&self, guids: &[Guid]) -> Vec<Guid> {
-        let mut known = Vec::with_capacity(guids.len());
-        let mut order = Vec::with_capacity(guids.len());
-        for guid in guids {
-            match self.shared.table.get(*guid) {
-                Some(object) => known.push(object.name.clone()),
-                None => order.push(*guid),
-            }
-        }
-        let names = self.shared.graph.lock().dependents_first(&known);
-        order.extend(
-            names
-                .iter()
-                .filter_map(|name| self.shared.table.named(name))
-                .map(|object| object.guid),
-        );
-        order
-    }
-
     fn replied(&self, key: &RequestId) -> Option<Accepted> {
         self.shared.keys.replied(key)
     }

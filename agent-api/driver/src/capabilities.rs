@@ -108,7 +108,8 @@ pub struct Capabilities {
     pub operation_timeout: Duration,
     /// Limits and how far each is held.
     pub limits: Vec<LimitCapability>,
-    /// How changes of spec fields are made; what is not named is [`FieldChangeMode::Restart`].
+    /// How changes of fields are made, by the paths of a plan's changes (`spec.env`, `resources.memory`); what is not
+    /// named is [`FieldChangeMode::Restart`].
     pub fields: BTreeMap<String, FieldChangeMode>,
 }
 

@@ -80,12 +80,6 @@ pub trait ManagerApi: Send + Sync + 'static {
     /// The names of objects that depend on this one, directly. No waiting.
     fn dependents(&self, name: &ObjectName) -> Vec<ObjectName>;
 
-    /// These objects in an order in which their deletes are not refused for each other's sake: an object comes after
-    /// those that depend on it. For batches; what is not there stays in the list. No waiting.
-    fn delete_order(&self, guids: &[Guid]) -> Vec<Guid> {
-        guids.to_vec()
-    }
-
     /// The reply that was given under this idempotency key, where one was. No waiting.
     fn replied(&self, key: &RequestId) -> Option<Accepted>;
 

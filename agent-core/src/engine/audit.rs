@@ -152,38 +152,55 @@ async fn audit(shared: Arc<Shared>, cell: Arc<DriverCell>, chunks: Vec<Chunk>) -
     for chunk in chunks {
         add(&shared.counters.heartbeat_observed, chunk.len());
         // Without evidence an object may not be the driver's yet, and `observe` would call it gone: it is recovered.
-        let (lost, known): (Vec<_>, Vec<_>) = chunk.iter().partition(|(guid, _)| {
-            shared
-                .manager
-                .known(*guid)
-                .is_some_and(|(phase, _)| phase == Phase::Unknown)
-        });
+        let (mut lost, mut objects, mut before) = (Vec::new(), Vec::new(), Vec::new());
+        for object in &chunk {
+            match shared.manager.known(object.0) {
+                None => {}
+                
+                Some(known) => {
+                    objects.push(object);
+                    before.push(known);
+                }
+            }
+        }
         if !lost.is_empty() {
             match recover(&cell, &lost, limit).await {
-                Ok(mut answers) => audited.recovered.append(&mut answers),
+                Ok(answers) => {
+                    let asked: HashSet<Guid> = lost.iter().map(|(guid, _)| *guid).collect();
+                    let ours = answers.into_iter().filter(|answer| asked.contains(&answer.guid));
+                    audited.recovered.extend(ours);
+                }
                 Err(reason) => failed = Some(reason),
             }
         }
-        if known.is_empty() {
+        if objects.is_empty() {
             continue;
         }
         out.clear();
-        match observe(&cell, &known, &mut out, limit).await {
-            Ok(()) => {}
-            Err(reason) => failed = Some(reason),
+        if let Err(reason) = observe(&cell, &objects, &mut out, limit).await {
+            failed = Some(reason);
         }
-        let wanted: HashSet<Guid> = match out.len() == known.len() {
-            true => HashSet::new(),
-            // Garbage is not passed on: answers about objects that nobody asked for.
-            false => known.iter().map(|(guid, _)| *guid).collect(),
-        };
-        audited.seen.extend(out.drain(..).filter(|observed| {
-            (wanted.is_empty() || wanted.contains(&observed.guid))
-                && shared
+        // Answers mostly come in the order of the questions; others are looked for, and garbage is not passed on.
+        let mut asked: Option<HashSet<Guid>> = None;
+        for (at, observed) in out.drain(..).enumerate() {
+            let guid = observed.guid;
+            let news = match objects.get(at).filter(|object| object.0 == guid) {
+                Some(_) => differs(before[at], &observed),
+                None => asked
+                    .get_or_insert_with(|| objects.iter().map(|(guid, _)| *guid).collect())
+                    .contains(&guid),
+            };
+            // Looked at again: an event may have brought it meanwhile.
+            let still = || {
+                shared
                     .manager
-                    .known(observed.guid)
-                    .is_some_and(|known| differs(known, observed))
-        }));
+                    .known(guid)
+                    .is_some_and(|known| differs(known, &observed))
+            };
+            if news && still() {
+                audited.seen.push(observed);
+            }
+        }
     }
     if failed.is_some() {
         count(&shared.counters.heartbeat_failed);

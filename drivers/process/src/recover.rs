@@ -144,9 +144,7 @@ impl Shared {
         // So are those of a run record, also where they have written over their environment.
         let recorded: Vec<(Guid, OpId, HandleData)> = std::fs::read_dir(&self.logs)?
             .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<Guid>().ok())
-            .filter(|guid| {
-                !known.contains(guid) && !self.orphan_mark(*guid).exists()
-            })
+            .filter(|guid| !known.contains(guid) && !self.orphan_mark(*guid).exists())
             .filter_map(|guid| self.recorded(guid).map(|run| (guid, run.op_id, run)))
             .filter(|(guid, _, run)| matches!(run.identity.find(&guid.to_string()), Ok(Found::Alive(_))))
             .collect();
@@ -154,10 +152,10 @@ impl Shared {
         all.retain(|(guid, _, _)| !known.contains(guid));
         // Groups that nobody is in and no object has are of no use.
         for name in self.host.leftovers() {
-            let known = name
-                .parse()
-                .is_ok_and(|guid: Guid| self.table.lock().objects.contains_key(&guid));
-            if !known {
+            let guid = name.parse::<Guid>().ok();
+            // A start makes the group before the object is known.
+            let _no_start = guid.map(|guid| self.start_lock(guid).lock());
+            if !guid.is_some_and(|guid| self.table.lock().objects.contains_key(&guid)) {
                 let _in_use = self.host.existing(&name).remove();
             }
         }

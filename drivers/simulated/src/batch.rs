@@ -112,18 +112,14 @@ impl SimulatedDriver {
                     });
                     return;
                 }
-                let handle = thing.handle(guid);
+                let handle = thing.handle_after(guid, target.handle);
                 let mut status = thing.status(EvidenceSource::Poll, now);
                 if !thing.behavior.spec.garbage.is_none() {
                     thing.draws = thing.draws.wrapping_add(1);
                     out.extend(stranger(thing, now));
                     spoil(thing, &mut status);
                 }
-                Observed {
-                    guid,
-                    handle: (handle != *target.handle).then_some(handle),
-                    status,
-                }
+                Observed { guid, handle, status }
             }
         };
         out.push(observed);
@@ -169,7 +165,7 @@ impl SimulatedDriver {
             }
             Err(Miss::Foreign) => {
                 return RecoveredState::Foreign(match read_handle(target.handle) {
-                    Some(guid) if guid != target.guid => format!("the handle is of object {guid}"),
+                    Some((guid, _)) if guid != target.guid => format!("the handle is of object {guid}"),
                     _ => "it does not bear the mark of this agent".into(),
                 });
             }
@@ -181,8 +177,7 @@ impl SimulatedDriver {
         if thing.state == State::Exited {
             return RecoveredState::Exited(status);
         }
-        let handle = thing.handle(target.guid);
-        RecoveredState::Adopted(status, (handle != *target.handle).then_some(handle))
+        RecoveredState::Adopted(status, thing.handle_after(target.guid, target.handle))
     }
 
     pub(crate) async fn collect_all(

@@ -61,7 +61,7 @@ pub(crate) struct Thing {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SimulatedDetails {
-    /// How often it was started.
+    /// How often it was started; not shown before the second time.
     pub starts: u32,
 }
 
@@ -100,7 +100,14 @@ impl Thing {
     }
 
     pub(crate) fn handle(&self, guid: Guid) -> Handle {
-        Handle::new(HANDLE_VERSION, json!({"guid": guid, "start": self.starts}))
+        // One small string: the manager keeps it for each object.
+        Handle::new(HANDLE_VERSION, Value::String(format!("{guid}:{}", self.starts)))
+    }
+
+    /// The handle, where it is another than this one.
+    pub(crate) fn handle_after(&self, guid: Guid, known: &Handle) -> Option<Handle> {
+        let same = read_handle(known) == Some((guid, u64::from(self.starts)));
+        (!same).then(|| self.handle(guid))
     }
 
     pub(crate) fn status(&self, source: EvidenceSource, now: i64) -> ObjectStatus {
@@ -122,7 +129,12 @@ impl Thing {
                 revision: self.revision,
             },
             exit: self.exit.as_deref().cloned(),
-            details: json!({"starts": self.starts}),
+            // A JSON map is large beside the rest; most objects are started once.
+            details: if self.starts > 1 {
+                json!({"starts": self.starts})
+            } else {
+                Value::Null
+            },
             limits: self.behavior.limits.clone(),
             conditions: self.conditions(),
         }
@@ -143,14 +155,13 @@ impl Thing {
     }
 }
 
-/// What a handle refers to; none where it cannot be read.
-pub(crate) fn read_handle(handle: &Handle) -> Option<Guid> {
+/// What a handle refers to, and which start of it; none where it cannot be read.
+pub(crate) fn read_handle(handle: &Handle) -> Option<(Guid, u64)> {
     if handle.version != HANDLE_VERSION {
         return None;
     }
-    let text = |value: &Value| value.as_str()?.parse().ok();
-    handle.data.get("start")?.as_u64()?;
-    handle.data.get("guid").and_then(text)
+    let (guid, start) = handle.data.as_str()?.split_once(':')?;
+    Some((guid.parse().ok()?, start.parse().ok()?))
 }
 
 pub(crate) fn micros(duration: Duration) -> u64 {
@@ -171,13 +182,14 @@ mod tests {
     #[test]
     fn handles_are_read_or_refused() {
         let guid = Guid::generate();
-        let good = Handle::new(1, json!({"guid": guid, "start": 1}));
-        assert_eq!(read_handle(&good), Some(guid));
+        let good = Handle::new(1, json!(format!("{guid}:1")));
+        assert_eq!(read_handle(&good), Some((guid, 1)));
         for bad in [
             Handle::new(2, good.data.clone()),
             Handle::new(1, json!(null)),
-            Handle::new(1, json!({"guid": "x", "start": 1})),
-            Handle::new(1, json!({"guid": guid})),
+            Handle::new(1, json!("x:1")),
+            Handle::new(1, json!(guid)),
+            Handle::new(1, json!({"guid": guid, "start": 1})),
         ] {
             assert_eq!(read_handle(&bad), None, "{bad:?}");
         }

@@ -152,7 +152,7 @@ impl World {
         owner: Owner,
         now: i64,
     ) -> Result<&mut Thing, Miss> {
-        let there = read_handle(handle).ok_or(Miss::Unreadable)?;
+        let (there, _) = read_handle(handle).ok_or(Miss::Unreadable)?;
         if there != guid {
             return Err(if self.things.contains_key(&there) {
                 Miss::Foreign

@@ -103,15 +103,23 @@ async fn a_tree_that_ignores_the_signal_is_killed_without_cgroups() {
     tree_is_killed(Fixture::without_cgroups().await).await;
 }
 
-#[tokio::test]
-async fn what_the_first_process_leaves_behind_ends_with_it() {
-    let mut f = Fixture::new().await;
+async fn leaves_nothing_behind(mut f: Fixture) {
     let object = f.sh("sleep 1000 & echo $!").await;
     let status = f.wait_state(object.guid, ObjectState::Exited).await;
     assert_eq!(status.exit.unwrap().code, Some(0));
     let text = text_of(f.log(&object, "stdout.log"), |t| t.ends_with('\n')).await;
     until_dead(text.trim().parse().unwrap()).await;
     f.finish().await;
+}
+
+#[tokio::test]
+async fn what_the_first_process_leaves_behind_ends_with_it() {
+    leaves_nothing_behind(Fixture::new().await).await;
+}
+
+#[tokio::test]
+async fn what_the_first_process_leaves_behind_ends_with_it_without_cgroups() {
+    leaves_nothing_behind(Fixture::without_cgroups().await).await;
 }
 
 #[tokio::test]
