@@ -95,6 +95,7 @@ pub(crate) async fn stop(
         () = tokio::time::sleep_until(until) => {}
         () = shared.stages.force.cancelled() => {}
     }
+    shared.stages.shards_now.cancel();
     for (number, shard) in tasks.shards.iter_mut().enumerate() {
         match shard.join(Instant::now() + Duration::from_millis(500)).await {
             Some(end) => {

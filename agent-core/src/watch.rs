@@ -134,7 +134,7 @@ impl Watcher {
                 notes.missed += 1;
             } else if let Some(earlier) = notes.noted.get_mut(&guid) {
                 *earlier = note;
-            } else if true {
+            } else if notes.order.len() < MAX_NOTES {
                 notes.noted.insert(guid, note);
                 notes.order.push_back(guid);
             } else {

@@ -156,7 +156,7 @@ async fn audit(shared: Arc<Shared>, cell: Arc<DriverCell>, chunks: Vec<Chunk>) -
         for object in &chunk {
             match shared.manager.known(object.0) {
                 None => {}
-                
+                Some((Phase::Unknown, _)) => lost.push(object),
                 Some(known) => {
                     objects.push(object);
                     before.push(known);

@@ -102,7 +102,7 @@ impl DriverCell {
             chunk: least(|capabilities| capabilities.batch_size).unwrap_or(CHUNK),
             name: info.name.clone(),
             max,
-            reserve: 0,
+            reserve: if max > 1 { (max / 4).max(1) } else { 0 },
             doors,
             gate: Mutex::default(),
             health: Mutex::new(Health {

@@ -22,9 +22,8 @@ impl Agent {
     /// Starts it with an empty state directory and waits until it is ready.
     pub async fn start(binary: &Path, state: PathBuf) -> Result<Self> {
         let child = Command::new(binary)
-            .args(["run", "--state-dir"])
+            .args(["run", "--log", "warn", "--state-dir"])
             .arg(&state)
-            .env("RUST_LOG", "warn")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::inherit())

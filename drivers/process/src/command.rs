@@ -177,18 +177,21 @@ impl Shared {
                     .map(OwnedFd::from)
                     .map_err(failed)
             };
+            let cgroup = group.directory().map_err(failed)?;
             let cgroups = group.entries().map_err(failed)?;
             let fds = match theirs {
                 Some(t) => Descriptors {
                     stdin: Some(t.stdin),
                     stdout: t.stdout,
                     stderr: t.stderr,
+                    cgroup,
                     cgroups,
                 },
                 None => Descriptors {
                     stdin: None,
                     stdout: null()?,
                     stderr: null()?,
+                    cgroup,
                     cgroups,
                 },
             };

@@ -36,7 +36,7 @@ pub struct ProcessConfig {
     pub log_keep: u32,
     /// Logical size above which a restarted object begins a new file.
     pub log_fresh_over: ByteQuantity,
-    /// Threads that start processes: 1 or 2.
+    /// Threads that start processes, 1 or 2; 2 by default, because each waits for the kernel most of the time.
     pub spawn_threads: u8,
     /// How long an object may take to end by itself, where neither its spec nor the request says.
     #[serde(with = "crate::text_duration")]
@@ -59,7 +59,7 @@ impl Default for ProcessConfig {
             log_max_size: ByteQuantity::new(16 << 20),
             log_keep: 3,
             log_fresh_over: ByteQuantity::new(1 << 40),
-            spawn_threads: 1,
+            spawn_threads: 2,
             stop_grace: Duration::from_secs(10),
             sample_descriptors: None,
             exec_sessions: 64,

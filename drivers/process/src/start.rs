@@ -125,12 +125,14 @@ impl Shared {
             .host
             .apply(&name, group, &wanted(&start.resources), &[])
             .map_err(system("cgroup"))?;
+        let cgroup = group.directory().map_err(system("cgroup"))?;
         let cgroups = group.entries().map_err(system("cgroup"))?;
         Ok((
             Descriptors {
                 stdin: None,
                 stdout,
                 stderr,
+                cgroup,
                 cgroups,
             },
             limits,

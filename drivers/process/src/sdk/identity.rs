@@ -2,9 +2,11 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use super::procfs;
 
@@ -85,7 +87,7 @@ impl Identity {
                 self.pid, stat.start_ticks, self.start_ticks
             ))),
             // An ended one that nobody has waited for is watched like a living one: the notice comes at once.
-            Ok(_) => match mark(self.pid) {
+            Ok(stat) => match self.settled_mark(&stat) {
                 // A process may overwrite its environment; only a mark that is another object's speaks against it.
                 Some(mark) if mark.guid != guid => Ok(Found::Stranger(format!(
                     "pid {} bears the mark of object {}",
@@ -101,10 +103,24 @@ impl Identity {
     }
 }
 
-/// The mark of a process, if it has one that we may read.
-pub(crate) fn mark(pid: i32) -> Option<Mark> {
-    let mut buffer = Vec::new();
-    mark_with(pid, &mut buffer)
+/// How long a program that has just begun may take until the kernel shows its environment.
+const SETTLE: Duration = Duration::from_millis(50);
+
+impl Identity {
+    /// The mark, if it has one that we may read. A living process that shows an empty environment has begun its program this
+    /// very moment (the start returns when the program has its memory, which is a little earlier): its mark is waited for,
+    /// because to go by the pid alone would take one object for another.
+    fn settled_mark(&self, stat: &procfs::Stat) -> Option<Mark> {
+        let mut buffer = Vec::new();
+        let begun = Instant::now();
+        while !stat.is_dead() && begun.elapsed() < SETTLE {
+            match procfs::read_into(&format!("/proc/{}/environ", self.pid), &mut buffer) {
+                Ok([]) => std::thread::yield_now(),
+                _ => break,
+            }
+        }
+        mark_with(self.pid, &mut buffer)
+    }
 }
 
 fn mark_with(pid: i32, buffer: &mut Vec<u8>) -> Option<Mark> {

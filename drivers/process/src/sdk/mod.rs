@@ -1,6 +1,7 @@
 //! The seam to the operating system: everything that touches processes, cgroups and log files, without a word of the contract.
 
 pub(crate) mod cgroup;
+mod clone3;
 pub(crate) mod exec;
 pub(crate) mod exit;
 pub(crate) mod identity;

@@ -46,6 +46,8 @@ pub(crate) struct Descriptors {
     pub stdin: Option<OwnedFd>,
     pub stdout: OwnedFd,
     pub stderr: OwnedFd,
+    /// The directory of the group that holds the tree, where there is one.
+    pub cgroup: Option<OwnedFd>,
     /// `cgroup.procs` files, opened for writing.
     pub cgroups: Vec<OwnedFd>,
 }
@@ -107,6 +109,7 @@ pub(crate) fn spawn(launch: &Launch, fds: Descriptors, stack: &mut Vec<u8>) -> R
             .map(|(k, v)| c_string(&format!("{k}={v}"), "env"))
             .collect::<Result<_, _>>()?,
         stdio: [stdio[0].as_raw_fd(), stdio[1].as_raw_fd(), stdio[2].as_raw_fd()],
+        cgroup: fds.cgroup.as_ref().map(AsRawFd::as_raw_fd),
         cgroups: fds.cgroups.iter().map(AsRawFd::as_raw_fd).collect(),
         cwd: launch
             .cwd

@@ -51,20 +51,19 @@ pub(crate) fn kill_marked(agent: &str, doomed: &HashMap<String, u64>) -> io::Res
     for _ in 0..ROUNDS {
         let mut found = 0;
         for pid in procfs::pids()? {
-            let Some(raw) = Pid::from_raw(pid) else { continue };
-            let Ok(pidfd) = pidfd_open(raw, PidfdFlags::empty()) else {
-                continue;
-            };
-            let Ok(environ) = procfs::read_into(&format!("/proc/{pid}/environ"), &mut buffer) else {
-                continue;
-            };
-            if procfs::env_value(environ, MARK_AGENT) != Some(agent) {
+            // A first look without a descriptor passes over most processes of the machine.
+            if doomed_before(agent, doomed, pid, &mut buffer).is_none() {
                 continue;
             }
-            let Some(before) = procfs::env_value(environ, MARK_GUID).and_then(|guid| doomed.get(guid)) else {
+            let Some(pidfd) = Pid::from_raw(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok())
+            else {
                 continue;
             };
-            if procfs::stat(pid).is_ok_and(|stat| stat.start_ticks < *before && !stat.is_dead())
+            // The look that counts: the process is pinned now.
+            let Some(before) = doomed_before(agent, doomed, pid, &mut buffer) else {
+                continue;
+            };
+            if procfs::stat(pid).is_ok_and(|stat| stat.start_ticks < before && !stat.is_dead())
                 && pidfd_send_signal(&pidfd, Signal::KILL).is_ok()
             {
                 found += 1;
@@ -76,6 +75,16 @@ pub(crate) fn kill_marked(agent: &str, doomed: &HashMap<String, u64>) -> io::Res
         total += found;
     }
     Ok(total)
+}
+
+/// The tick before which the process must have been started to be killed, where it bears one of the marks.
+fn doomed_before(agent: &str, doomed: &HashMap<String, u64>, pid: i32, buffer: &mut Vec<u8>) -> Option<u64> {
+    let environ = procfs::read_into(&format!("/proc/{pid}/environ"), buffer).ok()?;
+    let guid = procfs::env_value(environ, MARK_GUID)?;
+    doomed
+        .get(guid)
+        .copied()
+        .filter(|_| procfs::env_value(environ, MARK_AGENT) == Some(agent))
 }
 
 /// Ticks since boot, now: what a process started from here on has at least as its start time.

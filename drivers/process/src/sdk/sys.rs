@@ -1,5 +1,5 @@
-//! The one place with unsafe code: starting a child without copying the agent's memory, two calls that
-//! have no safe interface, and the registration of a descriptor.
+//! The one place with unsafe code (with [`clone3`](super::clone3)): starting a child without copying the agent's memory, two
+//! calls that have no safe interface, and the registration of a descriptor.
 //!
 //! `posix_spawn` cannot change the user, the umask, limits or the cgroup, and `fork` copies the page tables of the whole
 //! agent (6 to 8 ms with a 256 MiB heap). So the child is made as `vfork` makes it: `clone(CLONE_VM | CLONE_VFORK)` on a
@@ -20,10 +20,12 @@
 use std::ffi::{CString, c_char, c_int, c_long, c_void};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+
+use super::clone3::clone3;
 
 /// Bytes of stack a child gets before `execve`.
 pub(crate) const CHILD_STACK: usize = 64 * 1024;
@@ -37,7 +39,10 @@ pub(crate) struct ChildSetup {
     pub envp: Vec<CString>,
     /// stdin, stdout, stderr; each above 2.
     pub stdio: [RawFd; 3],
-    /// Open `cgroup.procs` files the child writes itself into.
+    /// The directory of the v2 cgroup that the child begins in, where the kernel can do that.
+    pub cgroup: Option<RawFd>,
+    /// Open `cgroup.procs` files the child writes itself into: first that of `cgroup`, where there is one, for kernels
+    /// that cannot begin it there.
     pub cgroups: Vec<RawFd>,
     pub cwd: Option<CString>,
     pub umask: u32,
@@ -110,6 +115,8 @@ struct Shared<'a> {
     argv: Vec<*const c_char>,
     envp: Vec<*const c_char>,
     mask: libc::sigset_t,
+    /// How many of the cgroups the child is in from the beginning.
+    entered: AtomicUsize,
     step: AtomicI32,
     index: AtomicI32,
     errno: AtomicI32,
@@ -135,6 +142,7 @@ pub(crate) fn spawn(setup: &ChildSetup, stack: &mut [u8]) -> Result<Child, Child
         envp: pointers(&setup.envp),
         setup,
         mask: empty,
+        entered: AtomicUsize::new(0),
         step: AtomicI32::new(0),
         index: AtomicI32::new(0),
         errno: AtomicI32::new(0),
@@ -157,8 +165,21 @@ pub(crate) fn spawn(setup: &ChildSetup, stack: &mut [u8]) -> Result<Child, Child
     let (pid, errno) = unsafe {
         libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut before);
         let argument = (&raw const shared).cast_mut().cast::<c_void>();
-        let pid = libc::clone(child_main, top.cast::<c_void>(), flags, argument, &raw mut pidfd);
-        let errno = *libc::__errno_location();
+        let mut pid = match setup.cgroup {
+            Some(cgroup) => {
+                shared.entered.store(1, Ordering::Release);
+                clone3(stack, cgroup, child_main, argument, &mut pidfd) as c_int
+            }
+            None => -libc::ENOSYS,
+        };
+        let mut errno = 0;
+        if pid < 0 {
+            // Older kernels, other processors, a filter of system calls: the child enters by itself, and if that is what
+            // fails, says so.
+            shared.entered.store(0, Ordering::Release);
+            pid = libc::clone(child_main, top.cast::<c_void>(), flags, argument, &raw mut pidfd);
+            errno = *libc::__errno_location();
+        }
         libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, ptr::null_mut());
         (pid, errno)
     };
@@ -212,14 +233,22 @@ unsafe fn prepare_and_exec(shared: &Shared<'_>) -> Result<(), (Step, usize)> {
     let setup = shared.setup;
     // SAFETY: plain system calls with pointers into `setup`, which is alive and not changed while the parent sleeps.
     unsafe {
-        let mut default: libc::sigaction = std::mem::zeroed();
-        default.sa_sigaction = libc::SIG_DFL;
+        // The kernel's `struct sigaction`, all zero: SIG_DFL. Not through the C library, which refuses its own two signals;
+        // they too may have been ignored when the agent was started.
+        let default = [0_u64; 8];
         for signal in 1..=64 {
-            // Refused for SIGKILL, SIGSTOP and the C library's own two; those need no reset.
-            libc::sigaction(signal, &raw const default, ptr::null_mut());
+            // Refused for SIGKILL and SIGSTOP, which need no reset.
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                default.as_ptr(),
+                ptr::null::<u64>(),
+                8_usize,
+            );
         }
         check(libc::setsid().into(), Step::Session, 0)?;
-        for (i, fd) in setup.cgroups.iter().enumerate() {
+        let entered = shared.entered.load(Ordering::Acquire);
+        for (i, fd) in setup.cgroups.iter().enumerate().skip(entered) {
             check(
                 libc::write(*fd, c"0".as_ptr().cast(), 1) as c_long,
                 Step::Cgroup,

@@ -272,6 +272,8 @@ async fn probes_by_connection_and_by_http() {
         );
     }
     drop(listener);
+    // A process that another test is starting has a copy of the socket for a moment.
+    while probe(&f, &object, ProbeAction::Tcp(address.clone())).await == ProbeOutcome::Healthy {}
     assert!(why(probe(&f, &object, ProbeAction::Tcp(address)).await).contains("cannot connect"));
     // One that accepts and says nothing.
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

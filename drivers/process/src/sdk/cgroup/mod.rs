@@ -5,7 +5,7 @@
 //! `zbus` and a second `nix`, and panics on paths that are not UTF-8. What is needed here is a dozen one-line files.
 //!
 //! The group of an object is `<root>/agent-<agent>/<guid>`, with the agent's own group as root unless configured. In the v2
-//! hierarchy every object has one where that hierarchy can be written: it costs about 0.1 ms per life, holds the whole tree
+//! hierarchy every object has one where that hierarchy can be written: children begin in it (see [`clone3`](super::clone3)), holds the whole tree
 //! whatever it forks, and gives `cgroup.kill` and `cgroup.freeze`, which need no controller. In v1 hierarchies an object has a
 //! group only where it has a limit of that controller, or is paused without v2.
 
@@ -91,7 +91,20 @@ impl Group {
         self.v2.is_some()
     }
 
-    /// `cgroup.procs` of every group, for a child that enters them before `execve`.
+    /// The directory of the group that holds the tree, for a child that begins in it.
+    pub(crate) fn directory(&self) -> io::Result<Option<OwnedFd>> {
+        let open = |dir: &PathBuf| {
+            rustix::fs::open(
+                dir,
+                OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+                Mode::empty(),
+            )
+        };
+        Ok(self.v2.as_ref().map(open).transpose()?)
+    }
+
+    /// `cgroup.procs` of every group, that of [`directory`](Self::directory) first, for a child that enters them before
+    /// `execve`.
     pub(crate) fn entries(&self) -> io::Result<Vec<OwnedFd>> {
         self.dirs()
             .iter()
