@@ -1,6 +1,5 @@
 //! From a request to a durable command: validate, hand to the shard that owns the object, wait for the disk.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,9 +9,8 @@ use agent_api::manager::{Command, CommandBody};
 #[cfg(not(feature = "manager"))]
 use agent_api::model::Change as SpecChange;
 use agent_api::model::{
-    Accepted, ControlAction, Diagnostic, Error, ErrorKind, Guid, ObjectName, ObjectSpec, ObjectView,
-    PlanAction, RequestId, RequestMeta, Resources, Result, Severity, StageTimes, Target, Timestamp, Topic,
-    UpdateRequest, Verb,
+    Accepted, ControlAction, Diagnostic, Error, ErrorKind, Guid, ObjectSpec, ObjectView, PlanAction,
+    RequestMeta, Resources, Result, Severity, StageTimes, Target, Timestamp, Topic, UpdateRequest, Verb,
 };
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -93,9 +91,6 @@ impl Request<'_> {
             Change::Update(target, request) => self.update(meta, &target, &request).await,
             Change::Delete(target, request) => {
                 let guid = self.shared.resolve(&target)?;
-                if request.cascade {
-                    self.delete_dependents(&meta, guid, &request).await?;
-                }
                 self.hand_in(meta, guid, CommandBody::Delete(request)).await
             }
             Change::Control(target, action) => self.control(meta, &target, action).await,
@@ -187,50 +182,6 @@ impl Request<'_> {
             .await?;
         }
         self.hand_in(meta, guid, CommandBody::Control(action)).await
-    }
-
-    /// Deletes what depends on an object, and what depends on that, the farthest first.
-    async fn delete_dependents(
-        &self,
-        meta: &RequestMeta,
-        guid: Guid,
-        request: &agent_api::model::DeleteRequest,
-    ) -> Result<()> {
-        let manager = &self.shared.manager;
-        let Some(view) = manager.view(guid) else {
-            return Ok(());
-        };
-        let mut found = vec![view.name.clone()];
-        let mut known: BTreeSet<ObjectName> = found.iter().cloned().collect();
-        let mut at = 0;
-        while at < found.len() {
-            for name in manager.dependents(&found[at]) {
-                if known.insert(name.clone()) {
-                    found.push(name);
-                }
-            }
-            at += 1;
-        }
-        for name in found.into_iter().skip(1).rev() {
-            let Some(guid) = manager.resolve(&Target::Name(name)) else {
-                continue;
-            };
-            let meta = RequestMeta {
-                id: RequestId::generate(),
-                idempotency_key: None,
-                ..meta.clone()
-            };
-            match self
-                .hand_in(meta, guid, CommandBody::Delete(request.clone()))
-                .await
-            {
-                Ok(_) => {}
-                // Gone meanwhile.
-                Err(error) if error.kind() == ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
     }
 
     /// All that can be said against an object before it is accepted.

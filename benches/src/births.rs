@@ -24,7 +24,9 @@ impl Births {
 
     /// What a kid is told.
     pub fn path(&self) -> &str {
-        self.path.to_str().expect("temporary directories have UTF-8 names")
+        self.path
+            .to_str()
+            .expect("temporary directories have UTF-8 names")
     }
 
     /// Waits for the next birth and returns when it was heard.

@@ -32,7 +32,11 @@ struct Args {
 fn main() -> Result<()> {
     let args = Args::parse();
     let kid = std::env::current_exe()?.with_file_name("kid");
-    anyhow::ensure!(kid.exists(), "{} is missing: build the package agent-benches", kid.display());
+    anyhow::ensure!(
+        kid.exists(),
+        "{} is missing: build the package agent-benches",
+        kid.display()
+    );
     let parent = args.out.parent().context("--out needs a folder")?;
     std::fs::create_dir_all(parent)?;
     let dir = tempfile::Builder::new().prefix("run-").tempdir_in(parent)?;
@@ -43,7 +47,10 @@ fn main() -> Result<()> {
         quick: args.quick,
     };
 
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
     let mut rows = Vec::new();
     macro_rules! shapes {
         ($($name:ident),* $(,)?) => {$(
@@ -53,7 +60,15 @@ fn main() -> Result<()> {
             }
         )*};
     }
-    shapes!(create_accepted, create_running, created_and_stopped, exit_to_event, killed_to_running, list, idle_objects);
+    shapes!(
+        create_accepted,
+        create_running,
+        created_and_stopped,
+        exit_to_event,
+        killed_to_running,
+        list,
+        idle_objects
+    );
     anyhow::ensure!(!rows.is_empty(), "no shape has that name");
 
     row::write(&rows, &args.out)?;

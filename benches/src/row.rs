@@ -26,9 +26,22 @@ pub struct Row {
 
 impl Row {
     /// A row with a floor.
-    pub fn new(name: impl Into<String>, value: f64, unit: &'static str, floor: Option<f64>, samples: u64) -> Self {
+    pub fn new(
+        name: impl Into<String>,
+        value: f64,
+        unit: &'static str,
+        floor: Option<f64>,
+        samples: u64,
+    ) -> Self {
         let ratio = floor.filter(|floor| *floor > 0.0).map(|floor| value / floor);
-        Self { name: name.into(), value, unit, floor, ratio, samples }
+        Self {
+            name: name.into(),
+            value,
+            unit,
+            floor,
+            ratio,
+            samples,
+        }
     }
 }
 
@@ -43,7 +56,8 @@ impl Times {
 
     /// One more.
     pub fn record(&mut self, took: Duration) {
-        self.0.saturating_record(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX).max(1));
+        self.0
+            .saturating_record(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX).max(1));
     }
 
     /// A quantile in milliseconds.
@@ -56,7 +70,13 @@ impl Times {
         [("p50", 0.5), ("p99", 0.99)]
             .into_iter()
             .map(|(suffix, q)| {
-                Row::new(format!("{name}_{suffix}"), self.millis(q), "ms", floor.map(|f| f.millis(q)), self.0.len())
+                Row::new(
+                    format!("{name}_{suffix}"),
+                    self.millis(q),
+                    "ms",
+                    floor.map(|f| f.millis(q)),
+                    self.0.len(),
+                )
             })
             .collect()
     }
@@ -67,14 +87,19 @@ pub fn write(rows: &[Row], path: &Path) -> Result<()> {
     if let Some(dir) = path.parent() {
         std::fs::create_dir_all(dir)?;
     }
-    std::fs::write(path, serde_json::to_vec_pretty(rows)?).with_context(|| format!("cannot write {}", path.display()))
+    std::fs::write(path, serde_json::to_vec_pretty(rows)?)
+        .with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// Prints the rows as a table.
 pub fn print(rows: &[Row]) {
-    println!("{:<34} {:>12} {:<6} {:>12} {:>8} {:>8}", "what", "value", "unit", "floor", "ratio", "samples");
+    println!(
+        "{:<34} {:>12} {:<6} {:>12} {:>8} {:>8}",
+        "what", "value", "unit", "floor", "ratio", "samples"
+    );
     for row in rows {
-        let number = |value: Option<f64>, digits: usize| value.map_or("-".into(), |value| format!("{value:.digits$}"));
+        let number =
+            |value: Option<f64>, digits: usize| value.map_or("-".into(), |value| format!("{value:.digits$}"));
         println!(
             "{:<34} {:>12.3} {:<6} {:>12} {:>8} {:>8}",
             row.name,

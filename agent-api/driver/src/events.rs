@@ -70,7 +70,10 @@ pub struct Observed {
 }
 
 /// One event of a driver.
-#[expect(clippy::large_enum_variant, reason = "nearly all are a status: boxing it would cost an allocation each")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all are a status: boxing it would cost an allocation each"
+)]
 #[derive(Clone, Debug, PartialEq)]
 pub enum DriverEvent {
     /// The status of an object changed.

@@ -35,7 +35,9 @@ impl Error {
         }
         Some(match serde_json::from_slice::<Read>(frame) {
             Ok(read) => read.error,
-            Err(error) => Self::internal("the stream ended with an error that cannot be read").with_source(error),
+            Err(error) => {
+                Self::internal("the stream ended with an error that cannot be read").with_source(error)
+            }
         })
     }
 }

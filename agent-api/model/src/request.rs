@@ -611,7 +611,10 @@ mod tests {
     fn targets_are_names_or_guids() {
         let guid = Guid::generate();
         assert_eq!(guid.to_string().parse::<Target>().unwrap(), Target::Guid(guid));
-        assert_eq!("web".parse::<Target>().unwrap(), Target::Name(ObjectName::new("web").unwrap()));
+        assert_eq!(
+            "web".parse::<Target>().unwrap(),
+            Target::Name(ObjectName::new("web").unwrap())
+        );
         assert!("../web".parse::<Target>().is_err());
         let target: Target = serde_json::from_value(serde_json::json!("web")).unwrap();
         assert_eq!(target.to_string(), "web");
@@ -623,6 +626,12 @@ mod tests {
             assert_eq!(verb.as_str().parse::<Verb>().unwrap(), *verb);
             assert_eq!(serde_json::to_value(verb).unwrap(), verb.as_str());
         }
-        assert!("creat".parse::<Verb>().unwrap_err().to_string().contains("use one of create"));
+        assert!(
+            "creat"
+                .parse::<Verb>()
+                .unwrap_err()
+                .to_string()
+                .contains("use one of create")
+        );
     }
 }

@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use agent_core::api::agent::{AgentApi, Change};
 use agent_core::api::model::{
-    Change as SpecChange, ControlAction, DeleteRequest, Dependency, DependencyCondition, ErrorKind,
-    MonitorRequest, MonitorSpec, ObjectName, Phase, RequestMeta, Resources, Signal, Timestamp, UpdateRequest,
-    Verb,
+    Change as SpecChange, ControlAction, ErrorKind, MonitorRequest, MonitorSpec, Phase, RequestMeta,
+    Resources, Signal, Timestamp, UpdateRequest, Verb,
 };
 use serde_json::json;
 
@@ -150,40 +149,6 @@ async fn verbs_that_a_kind_cannot_are_refused_with_those_it_can() {
         .err()
         .unwrap();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_cascading_delete_takes_dependents_first() {
-    let knobs = Knobs::new("fake");
-    let world = world(&[&knobs], |builder| builder.shards(1)).await;
-    for (name, on) in [("a", None), ("b", Some("a")), ("c", Some("b")), ("d", None)] {
-        let mut object = spec("fake", name);
-        object.depends_on = on
-            .map(|on| Dependency {
-                name: ObjectName::new(on).unwrap(),
-                condition: DependencyCondition::Running,
-            })
-            .into_iter()
-            .collect();
-        world.submit(Change::Create(Box::new(object))).await.unwrap();
-    }
-    let request = DeleteRequest {
-        cascade: true,
-        ..DeleteRequest::default()
-    };
-    world.submit(Change::Delete(target("a"), request)).await.unwrap();
-    let deletes: Vec<_> = world
-        .book
-        .log
-        .lock()
-        .iter()
-        .filter(|line| line.starts_with("admit delete"))
-        .cloned()
-        .collect();
-    assert_eq!(deletes, ["admit delete c", "admit delete b", "admit delete a"]);
-    world
-        .until("only d is left", |w| w.book.objects.lock().len() == 1)
-        .await;
 }
 
 #[tokio::test(start_paused = true)]

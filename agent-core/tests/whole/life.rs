@@ -5,8 +5,8 @@ use std::time::Duration;
 use agent_core::StopMode;
 use agent_core::api::agent::{AgentApi, Change};
 use agent_core::api::model::{
-    Change as SpecChange, ControlAction, ErrorKind, ListRequest, Phase, PlanAction, PlanRequest,
-    UpdateRequest, WatchEvent, WatchRequest,
+    Change as SpecChange, ControlAction, DeleteRequest, ErrorKind, ListRequest, Phase, PlanAction,
+    PlanRequest, UpdateRequest, WatchEvent, WatchRequest,
 };
 use futures_util::StreamExt;
 use serde_json::json;
@@ -79,6 +79,43 @@ async fn a_life() {
     });
     assert!(ended.await.unwrap(), "the watch tells of the end");
     assert!(world.substrate.is_empty());
+    world.agent.stop(StopMode::LeaveRunning, DEADLINE).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cascading_delete_takes_dependents_along() {
+    let state = tempfile::tempdir().unwrap();
+    let world = World::start(state.path()).await;
+    world.simple("a").await;
+    for (name, on) in [("b", "a"), ("c", "b")] {
+        world
+            .create(json!({"kind": "simulated", "name": name, "depends_on": [{"name": on}]}))
+            .await
+            .unwrap();
+    }
+    world.simple("d").await;
+    world
+        .until("all run", |w| {
+            ["a", "b", "c", "d"]
+                .iter()
+                .all(|name| w.phase(name) == Some(Phase::Running))
+        })
+        .await;
+    let delete = |cascade| {
+        let request = DeleteRequest {
+            cascade,
+            ..DeleteRequest::default()
+        };
+        world.submit(Change::Delete(target("a"), request))
+    };
+    assert_eq!(delete(false).await.unwrap_err().kind(), ErrorKind::Conflict);
+    delete(true).await.unwrap();
+    world
+        .until("only d is left", |w| {
+            w.agent.list(&ListRequest::default()).len() == 1
+        })
+        .await;
+    assert_eq!(world.phase("d"), Some(Phase::Running));
     world.agent.stop(StopMode::LeaveRunning, DEADLINE).await;
 }
 

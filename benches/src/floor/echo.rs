@@ -28,7 +28,9 @@ impl Echo {
         let _ = std::fs::remove_file(&path);
         let listener = UnixListener::bind(&path)?;
         let server = std::thread::spawn(move || {
-            let Ok((mut stream, _)) = listener.accept() else { return };
+            let Ok((mut stream, _)) = listener.accept() else {
+                return;
+            };
             let (mut question, reply) = (vec![0; request], vec![b'x'; answer]);
             while stream.read_exact(&mut question).is_ok() {
                 work();
@@ -38,7 +40,11 @@ impl Echo {
             }
         });
         let stream = UnixStream::connect(&path)?;
-        Ok(Self { stream, server: Some(server), buffer: vec![b'x'; request.max(answer)] })
+        Ok(Self {
+            stream,
+            server: Some(server),
+            buffer: vec![b'x'; request.max(answer)],
+        })
     }
 
     /// One request and its answer.

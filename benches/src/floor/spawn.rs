@@ -6,7 +6,9 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
+};
 
 /// Spawns kids.
 pub struct Kids {
@@ -22,14 +24,25 @@ pub struct Spawned {
 impl Kids {
     /// Kids of this program that tell their births there.
     pub fn new(program: &Path, births: &str) -> Result<Self> {
-        Ok(Self { program: CString::new(program.to_str().context("a UTF-8 path")?)?, births: CString::new(births)? })
+        Ok(Self {
+            program: CString::new(program.to_str().context("a UTF-8 path")?)?,
+            births: CString::new(births)?,
+        })
     }
 
     /// One more.
-    #[expect(unsafe_code, reason = "the floor of spawning is the C library's posix_spawn itself")]
+    #[expect(
+        unsafe_code,
+        reason = "the floor of spawning is the C library's posix_spawn itself"
+    )]
     pub fn spawn(&self, name: &str) -> Result<Spawned> {
         let name = CString::new(name)?;
-        let argv = [self.program.as_ptr(), self.births.as_ptr(), name.as_ptr(), std::ptr::null()];
+        let argv = [
+            self.program.as_ptr(),
+            self.births.as_ptr(),
+            name.as_ptr(),
+            std::ptr::null(),
+        ];
         let envp: [*const libc::c_char; 1] = [std::ptr::null()];
         let mut pid = 0;
         // SAFETY: all pointers are to NUL-terminated strings or null-terminated arrays of them that live until the
@@ -48,7 +61,9 @@ impl Kids {
             bail!("posix_spawn: {}", std::io::Error::from_raw_os_error(failed));
         }
         let pid = Pid::from_raw(pid).context("posix_spawn gave no pid")?;
-        Ok(Spawned { pidfd: pidfd_open(pid, PidfdFlags::empty())? })
+        Ok(Spawned {
+            pidfd: pidfd_open(pid, PidfdFlags::empty())?,
+        })
     }
 }
 

@@ -48,16 +48,26 @@ impl Agent {
     /// Memory in KiB: its proportional set size.
     pub fn pss_kib(&self) -> Result<u64> {
         let rollup = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", self.child.id()))?;
-        let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).context("no Pss in smaps_rollup")?;
+        let line = rollup
+            .lines()
+            .find_map(|line| line.strip_prefix("Pss:"))
+            .context("no Pss in smaps_rollup")?;
         Ok(line.trim().trim_end_matches(" kB").trim().parse()?)
     }
 
     /// Processor time used so far.
     pub fn cpu(&self) -> Result<Duration> {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
-        let fields: Vec<_> = stat.rsplit(')').next().context("stat has a name")?.split_whitespace().collect();
+        let fields: Vec<_> = stat
+            .rsplit(')')
+            .next()
+            .context("stat has a name")?
+            .split_whitespace()
+            .collect();
         let ticks: u64 = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
-        Ok(Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second()))
+        Ok(Duration::from_millis(
+            ticks * 1000 / rustix::param::clock_ticks_per_second(),
+        ))
     }
 
     /// Waits until so many objects are left.
@@ -74,8 +84,13 @@ impl Agent {
 
     /// Deletes everything and waits until it is gone.
     pub async fn clear(&self) -> Result<()> {
-        let request = DeleteRequest { grace: Some(Duration::ZERO), ..DeleteRequest::default() };
-        self.client.delete_selected(&Selector::everything(), &request).await?;
+        let request = DeleteRequest {
+            grace: Some(Duration::ZERO),
+            ..DeleteRequest::default()
+        };
+        self.client
+            .delete_selected(&Selector::everything(), &request)
+            .await?;
         self.wait_for_count(0).await
     }
 

@@ -23,7 +23,9 @@ pub async fn created_and_stopped(bench: &Bench) -> Result<Vec<Row>> {
 
     let kids = Kids::new(&bench.kid, births.path())?;
     let start = Instant::now();
-    let spawned: Vec<_> = (0..count).map(|i| kids.spawn(&i.to_string())).collect::<Result<_>>()?;
+    let spawned: Vec<_> = (0..count)
+        .map(|i| kids.spawn(&i.to_string()))
+        .collect::<Result<_>>()?;
     let floor_created = (births.wait(count)? - start).as_secs_f64() * 1e3;
     let start = Instant::now();
     for kid in &spawned {
@@ -38,7 +40,12 @@ pub async fn created_and_stopped(bench: &Bench) -> Result<Vec<Row>> {
     let objects: Vec<_> = (0..count)
         .map(|i| {
             let name = format!("p-{i}");
-            object("process", &name, json!({"command": [bench.kid, births.path(), name]}), json!({}))
+            object(
+                "process",
+                &name,
+                json!({"command": [bench.kid, births.path(), name]}),
+                json!({}),
+            )
         })
         .collect::<Result<_>>()?;
     let start = Instant::now();
@@ -50,14 +57,29 @@ pub async fn created_and_stopped(bench: &Bench) -> Result<Vec<Row>> {
     let memory = agent.pss_kib()? as f64 / 1024.0;
 
     let start = Instant::now();
-    agent.client.delete_selected(&Selector::everything(), &DeleteRequest::default()).await?;
+    agent
+        .client
+        .delete_selected(&Selector::everything(), &DeleteRequest::default())
+        .await?;
     agent.wait_for_count(0).await?;
     let stopped = start.elapsed().as_secs_f64() * 1e3;
     agent.stop()?;
     let samples = count as u64;
     Ok(vec![
-        Row::new(format!("create_{count}_running"), created, "ms", Some(floor_created), samples),
-        Row::new(format!("stop_{count}"), stopped, "ms", Some(floor_stopped), samples),
+        Row::new(
+            format!("create_{count}_running"),
+            created,
+            "ms",
+            Some(floor_created),
+            samples,
+        ),
+        Row::new(
+            format!("stop_{count}"),
+            stopped,
+            "ms",
+            Some(floor_stopped),
+            samples,
+        ),
         Row::new(format!("memory_with_{count}_processes"), memory, "MiB", None, 1),
     ])
 }

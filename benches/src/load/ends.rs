@@ -19,7 +19,11 @@ async fn pid_of(agent: &Agent, name: &str) -> Result<Pid> {
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
         let view = agent.client.describe(&target).await?.view;
-        let pid = view.details.get("pid").and_then(serde_json::Value::as_i64).and_then(|pid| i32::try_from(pid).ok());
+        let pid = view
+            .details
+            .get("pid")
+            .and_then(serde_json::Value::as_i64)
+            .and_then(|pid| i32::try_from(pid).ok());
         if let Some(pid) = pid.and_then(Pid::from_raw) {
             return Ok(pid);
         }
@@ -50,7 +54,10 @@ pub async fn exit_to_event(bench: &Bench) -> Result<Vec<Row>> {
     for i in 0..samples {
         let name = format!("e-{i}");
         let spec = json!({"command": [bench.kid, births.path(), name]});
-        agent.client.create(&object("process", &name, spec, json!({}))?).await?;
+        agent
+            .client
+            .create(&object("process", &name, spec, json!({}))?)
+            .await?;
         births.next()?;
         let pid = pid_of(&agent, &name).await?;
         let start = Instant::now();
@@ -91,7 +98,10 @@ pub async fn killed_to_running(bench: &Bench) -> Result<Vec<Row>> {
     let agent = Agent::start(&bench.agent, dir.join("state")).await?;
     let more = json!({"restart": {"policy": "always", "backoff": {"start": "0s"}}});
     let spec = json!({"command": [bench.kid, births.path(), "again"]});
-    agent.client.create(&object("process", "again", spec, more)?).await?;
+    agent
+        .client
+        .create(&object("process", "again", spec, more)?)
+        .await?;
     births.next()?;
     let mut times = Times::new();
     let mut last = None;

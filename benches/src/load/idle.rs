@@ -38,7 +38,13 @@ pub async fn idle_objects(bench: &Bench) -> Result<Vec<Row>> {
     let n = count as u64;
     Ok(vec![
         Row::new("create_10000_simulated", created, "ms", None, n),
-        Row::new("memory_per_idle_object", (after - before) as f64 / count as f64, "KiB", None, n),
+        Row::new(
+            "memory_per_idle_object",
+            (after - before) as f64 / count as f64,
+            "KiB",
+            None,
+            n,
+        ),
         Row::new("tasks_with_0", before_tasks, "tasks", None, 1),
         Row::new("tasks_with_10000", after_tasks, "tasks", Some(before_tasks), 1),
         Row::new("idle_cpu_with_10000", idle, "%", None, 1),

@@ -67,7 +67,12 @@ pub async fn create_running(bench: &Bench) -> Result<Vec<Row>> {
     let mut times = Times::new();
     for i in 0..samples + 20 {
         let name = format!("p-{i}");
-        let object = object("process", &name, json!({"command": [bench.kid, births.path(), name]}), json!({}))?;
+        let object = object(
+            "process",
+            &name,
+            json!({"command": [bench.kid, births.path(), name]}),
+            json!({}),
+        )?;
         let start = Instant::now();
         agent.client.create(&object).await?;
         let took = births.next()? - start;
