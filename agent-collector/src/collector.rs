@@ -11,7 +11,7 @@ use async_trait::async_trait;
 
 use crate::CollectorConfig;
 
-/// The collector: see the [crate](crate).
+/// The collector: see the [crate].
 pub struct Collector {
     worker: CollectWorker,
 }

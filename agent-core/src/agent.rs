@@ -39,7 +39,7 @@ impl Agent {
     ///
     /// # Examples
     ///
-    /// See the [crate](crate).
+    /// See the [crate].
     #[must_use]
     pub fn builder() -> AgentBuilder {
         AgentBuilder::new()

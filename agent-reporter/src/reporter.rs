@@ -25,7 +25,7 @@ const COMMON: [Verb; 6] = [
     Verb::Explain,
 ];
 
-/// The reporter: see the [crate](crate).
+/// The reporter: see the [crate].
 pub struct Reporter {
     source: String,
     topics: Topics,

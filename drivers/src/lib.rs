@@ -7,7 +7,7 @@
 //! | `bus-http` | requests and reports over a Unix socket and a loopback port |
 //! | `bus-memory` | requests and reports inside one program |
 //!
-//! [`factories`] and [`buses`] list what was compiled in. What is known and was not compiled in is listed too, and says
+//! [`factories()`] and [`buses()`] list what was compiled in. What is known and was not compiled in is listed too, and says
 //! which feature it needs: a request for it gets an answer that helps.
 
 mod buses;

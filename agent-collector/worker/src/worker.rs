@@ -33,7 +33,7 @@ pub struct WorkerStats {
     pub queue: QueueInfo,
 }
 
-/// The collect worker: see the [crate](crate).
+/// The collect worker: see the [crate].
 pub struct CollectWorker {
     inbox: Arc<Inbox>,
     instruments: Arc<Instruments>,

@@ -315,9 +315,11 @@ impl ObjectDriver for ProcessDriver {
             ));
         }
         self.shared.events.close();
-        if mode == ShutdownMode::StopObjects {
-            self.shared.host.remove_if_empty();
+        // Groups that nobody is in: they are made again when they are needed.
+        for name in self.shared.host.leftovers() {
+            let _in_use = self.shared.host.existing(&name).remove();
         }
+        self.shared.host.remove_if_empty();
         Ok(())
     }
 

@@ -157,7 +157,7 @@ async fn deleting_what_is_not_there_is_success() {
 #[tokio::test]
 async fn a_process_that_was_let_go_goes_on_and_is_not_found_again() {
     let f = Fixture::new().await;
-    let object = f.sh("sleep 1000").await;
+    let object = f.sh("exec sleep 1000").await;
     let request = DeleteRequest {
         guid: object.guid,
         op_id: OpId::generate(),

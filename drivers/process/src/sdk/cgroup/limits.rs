@@ -55,7 +55,7 @@ impl Host {
     ) -> io::Result<Vec<Applied>> {
         if let (Some((base, _)), None) = (&self.v2, &group.v2) {
             let dir = base.join(guid);
-            make_dir(&dir)?;
+            make_below(base, &dir)?;
             enter(&dir, members)?;
             group.v2 = Some(dir);
         }
@@ -105,10 +105,21 @@ impl Host {
             return Ok(());
         };
         let dir = base.join(guid);
-        make_dir(&dir)?;
+        make_below(base, &dir)?;
         enter(&dir, members)?;
         group.v1.push((controller, dir));
         Ok(())
+    }
+}
+
+/// Makes a group in our directory, which somebody who found it empty may have removed.
+fn make_below(base: &Path, dir: &Path) -> io::Result<()> {
+    match make_dir(dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            make_dir(base)?;
+            make_dir(dir)
+        }
+        other => other,
     }
 }
 
