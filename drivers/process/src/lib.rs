@@ -13,7 +13,7 @@
 //! - `driver`: the contract's calls and the capabilities; `start`, `stop`, `control`, `recover`, `observe`, `logs`, `command`
 //!   do them; `table` is what is known of the objects, `task` the one task, `events` the one stream.
 //! - `spec`, `config`, `handle`: what a person writes, and what the manager stores.
-//! - `sdk`: the system below, without a word of the contract. All unsafe code is in `sdk/sys.rs`.
+//! - `sdk`: the system below, without a word of the contract. All unsafe code is in `sdk/sys.rs` and `sdk/clone3.rs`.
 //!
 //! # What holds
 //!
