@@ -61,6 +61,7 @@ fn main() -> Result<()> {
         )*};
     }
     shapes!(
+        describe,
         create_accepted,
         create_running,
         created_and_stopped,

@@ -10,7 +10,7 @@ pub use agent::{Agent, object};
 pub use bulk::{created_and_stopped, list};
 pub use ends::{exit_to_event, killed_to_running};
 pub use idle::idle_objects;
-pub use single::{create_accepted, create_running};
+pub use single::{create_accepted, create_running, describe};
 
 use std::path::PathBuf;
 

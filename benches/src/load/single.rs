@@ -1,4 +1,4 @@
-//! One create at a time: until it is accepted, until the process runs.
+//! One request at a time: a describe, a create until it is accepted, a create until the process runs.
 
 use std::time::Instant;
 
@@ -7,12 +7,35 @@ use serde_json::json;
 
 use super::{Agent, Bench, object};
 use crate::births::Births;
-use crate::floor::{Echo, Kids, commits};
+use crate::floor::{Echo, Kids, commits, echoes};
 use crate::row::{Row, Times};
 
 /// Bytes of a create and of its reply, about.
 const REQUEST: usize = 256;
 const REPLY: usize = 256;
+
+/// Describe, which waits for nobody. Floor: an echo over a Unix socket.
+pub async fn describe(bench: &Bench) -> Result<Vec<Row>> {
+    let samples = bench.samples(2_000);
+    let dir = bench.fresh("describe")?;
+    let floor = echoes(&dir, samples, REQUEST, 2 * REPLY)?;
+    let agent = Agent::start(&bench.agent, dir.join("state")).await?;
+    let accepted = agent
+        .client
+        .create(&object("simulated", "a", json!({}), json!({}))?)
+        .await?;
+    let target = agent_api_model::Target::Guid(accepted.guid);
+    let mut times = Times::new();
+    for i in 0..samples + 20 {
+        let start = Instant::now();
+        agent.client.describe(&target).await?;
+        if i >= 20 {
+            times.record(start.elapsed());
+        }
+    }
+    agent.stop()?;
+    Ok(times.rows("describe", Some(&floor)))
+}
 
 /// Create → accepted, for a simulated object. Floor: an echo over a Unix socket and one commit.
 pub async fn create_accepted(bench: &Bench) -> Result<Vec<Row>> {

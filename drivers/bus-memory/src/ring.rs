@@ -18,9 +18,9 @@ const SCAN: usize = 512;
 /// The bounds of a [`TopicRing`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RingConfig {
-    /// Bytes kept, all told; 16 MiB by default. The oldest messages make room.
+    /// Bytes kept, all told; 8 MiB by default. The oldest messages make room.
     pub bytes: usize,
-    /// Messages kept; 65,536 by default.
+    /// Messages kept; 16,384 by default.
     pub messages: usize,
     /// Readers at once; 512 by default. More are answered `Busy`.
     pub readers: usize,
@@ -29,8 +29,8 @@ pub struct RingConfig {
 impl Default for RingConfig {
     fn default() -> Self {
         Self {
-            bytes: 16 << 20,
-            messages: 65_536,
+            bytes: 8 << 20,
+            messages: 16_384,
             readers: 512,
         }
     }
