@@ -112,12 +112,9 @@ impl Store {
     /// Queues a record that nobody waits for: if it is lost, what it says is found out anew after a restart.
     pub(crate) fn note(&self, line: &mut Line<'_>, class: Class) -> u64 {
         line.q = self.next.fetch_add(1, Ordering::Relaxed);
-        match self.journal.append(&line.write(), class) {
-            Ok(ticket) => drop(ticket),
-            Err(error) => {
-                tracing::warn!(%error, object = %line.g, "a record was not written; its operation is in doubt after a crash");
-                self.unwritten.fetch_add(1, Ordering::Relaxed);
-            }
+        if let Err(error) = self.journal.note(&line.write(), class) {
+            tracing::warn!(%error, object = %line.g, "a record was not written; its operation is in doubt after a crash");
+            self.unwritten.fetch_add(1, Ordering::Relaxed);
         }
         line.q
     }

@@ -35,6 +35,9 @@ pub struct JournalConfig {
     pub queue_bytes: usize,
     /// Bound in bytes on `quarantine/`; its oldest files are removed beyond it. Default 256 MiB.
     pub quarantine_bytes: u64,
+    /// How long a record that nobody waits for ([`Journal::note`](crate::Journal::note)) may stay unwritten while nothing
+    /// else is appended. Default 5 ms.
+    pub note_delay: Duration,
     /// How often a journal without space, or without a usable segment, tries again. Default 250 ms.
     pub heal_interval: Duration,
     /// How long a drop without [`seal`](crate::Journal::seal) waits for the writer. Default 5 s.
@@ -58,6 +61,7 @@ impl JournalConfig {
             max_record_bytes: 1 << 20,
             queue_bytes: 8 << 20,
             quarantine_bytes: 256 << 20,
+            note_delay: Duration::from_millis(5),
             heal_interval: Duration::from_millis(250),
             drop_wait: Duration::from_secs(5),
             mode: CommitMode::Thread,

@@ -124,6 +124,22 @@ impl Journal {
     /// # Errors
     /// The record was not taken: too large, the queue or the disk full, the journal closed.
     pub fn append(&self, record: &[u8], class: Class) -> Result<Ticket, AppendError> {
+        self.check(record, class)?;
+        self.push(record, EntryKind::Record(class), true)
+    }
+
+    /// Queues a record that nobody waits for: it is on disk before anything appended later is, and with it, or after
+    /// [`JournalConfig::note_delay`](crate::JournalConfig::note_delay) by itself. So it costs no sync of its own, and is lost
+    /// where power or the process goes in between.
+    ///
+    /// # Errors
+    /// As [`append`](Self::append).
+    pub fn note(&self, record: &[u8], class: Class) -> Result<(), AppendError> {
+        self.check(record, class)?;
+        self.push(record, EntryKind::Record(class), false).map(drop)
+    }
+
+    fn check(&self, record: &[u8], class: Class) -> Result<(), AppendError> {
         let max = self.shared.config.max_record_bytes;
         if record.len() > max {
             return Err(AppendError::TooLarge {
@@ -140,7 +156,7 @@ impl Journal {
                 return Err(AppendError::StorageFull);
             }
         }
-        self.push(record, EntryKind::Record(class))
+        Ok(())
     }
 
     /// Asks for the point from which a snapshot will replace the log: the ticket resolves when everything appended
@@ -150,7 +166,7 @@ impl Journal {
     /// # Errors
     /// As [`append`](Self::append); the ticket fails if no new segment can be made.
     pub fn begin_snapshot(&self) -> Result<MarkTicket, AppendError> {
-        self.push(&[], EntryKind::Mark).map(MarkTicket)
+        self.push(&[], EntryKind::Mark, true).map(MarkTicket)
     }
 
     /// Writes a snapshot; when this returns well it is durable, and what only the snapshot before the previous one
@@ -184,9 +200,9 @@ impl Journal {
         self.shared.status.stats(queue_bytes)
     }
 
-    fn push(&self, record: &[u8], kind: EntryKind) -> Result<Ticket, AppendError> {
+    fn push(&self, record: &[u8], kind: EntryKind, urgent: bool) -> Result<Ticket, AppendError> {
         let mut queue = self.shared.queue.lock();
-        let (group, index) = queue.push(record, kind, self.shared.config.queue_bytes)?;
+        let (group, index) = queue.push(record, kind, urgent, self.shared.config.queue_bytes)?;
         let wake = std::mem::take(&mut queue.sleeping);
         drop(queue);
         if wake {

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use tokio::time::Instant;
+
 use crate::error::AppendError;
 use crate::format::frame_len;
 use crate::ticket::Group;
@@ -50,6 +52,10 @@ pub(crate) struct Queue {
     next: Batch,
     /// Bytes queued or being written, frames included.
     pub(crate) charged: usize,
+    /// Somebody waits for what is queued.
+    pub(crate) urgent: bool,
+    /// When what is queued is written although nobody waits for it.
+    pub(crate) due: Option<Instant>,
     pub(crate) closing: bool,
     /// The writer waits for work and must be woken.
     pub(crate) sleeping: bool,
@@ -69,6 +75,7 @@ impl Queue {
         &mut self,
         record: &[u8],
         kind: EntryKind,
+        urgent: bool,
         limit: usize,
     ) -> Result<(Arc<Group>, usize), AppendError> {
         if self.closing || self.finished {
@@ -87,6 +94,7 @@ impl Queue {
             });
         }
         self.charged += charge;
+        self.urgent |= urgent;
         self.next.bytes.extend_from_slice(record);
         self.next.entries.push(Entry {
             kind,
@@ -110,6 +118,8 @@ impl Queue {
         bytes.shrink_to(KEEP_BYTES);
         entries.clear();
         entries.shrink_to(KEEP_ENTRIES);
+        self.urgent = false;
+        self.due = None;
         std::mem::replace(
             &mut self.next,
             Batch {
@@ -137,10 +147,10 @@ mod tests {
         let record = [0u8; 84]; // 104 bytes with its frame
         for _ in 0..9 {
             queue
-                .push(&record, EntryKind::Record(Class::Normal), 1000)
+                .push(&record, EntryKind::Record(Class::Normal), true, 1000)
                 .unwrap();
         }
-        let refused = queue.push(&record, EntryKind::Record(Class::Normal), 1000);
+        let refused = queue.push(&record, EntryKind::Record(Class::Normal), true, 1000);
         assert_eq!(
             refused.err(),
             Some(AppendError::Busy {
@@ -149,15 +159,15 @@ mod tests {
             })
         );
         queue
-            .push(&record, EntryKind::Record(Class::Reserved), 1000)
+            .push(&record, EntryKind::Record(Class::Reserved), true, 1000)
             .unwrap();
         queue
-            .push(&record, EntryKind::Record(Class::Reserved), 1000)
+            .push(&record, EntryKind::Record(Class::Reserved), true, 1000)
             .unwrap();
         queue
-            .push(&record, EntryKind::Record(Class::Reserved), 1000)
+            .push(&record, EntryKind::Record(Class::Reserved), true, 1000)
             .unwrap();
-        let refused = queue.push(&record, EntryKind::Record(Class::Reserved), 1000);
+        let refused = queue.push(&record, EntryKind::Record(Class::Reserved), true, 1000);
         assert_eq!(
             refused.err(),
             Some(AppendError::Busy {
@@ -170,7 +180,7 @@ mod tests {
         assert!(queue.is_empty());
         queue.finish();
         assert_eq!(
-            queue.push(b"", EntryKind::Mark, 1000).err(),
+            queue.push(b"", EntryKind::Mark, true, 1000).err(),
             Some(AppendError::Closed)
         );
     }

@@ -101,9 +101,16 @@ impl Shared {
                 *heal_at = None;
             }
             if !queue.is_empty() {
-                return Work::Commit;
-            }
-            if queue.closing {
+                if queue.urgent || queue.closing {
+                    return Work::Commit;
+                }
+                let now = Instant::now();
+                let at = *queue.due.get_or_insert(now + self.config.note_delay);
+                if at <= now {
+                    return Work::Commit;
+                }
+                wait = Some(wait.map_or(at - now, |wait: Duration| wait.min(at - now)));
+            } else if queue.closing {
                 return Work::Close;
             }
             queue.sleeping = true;

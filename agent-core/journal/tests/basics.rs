@@ -35,6 +35,43 @@ fn append(journal: &Journal, record: &[u8]) -> Lsn {
 }
 
 #[test]
+fn a_note_goes_with_the_next_append_and_costs_no_commit() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config(&dir.path().join("journal"));
+    config.note_delay = Duration::from_secs(3600);
+    let (journal, _) = open(config.clone());
+    let before = journal.stats().commits;
+    for n in 0..10u8 {
+        journal.note(&[b'n', n], Class::Normal).unwrap();
+        append(&journal, &[b'a', n]);
+    }
+    assert_eq!(journal.stats().commits - before, 10);
+    journal.note(b"last", Class::Normal).unwrap();
+    journal.seal(LIMIT).unwrap();
+    drop(journal);
+    let (_journal, found) = open(config);
+    let expected: Vec<Vec<u8>> = (0..10u8)
+        .flat_map(|n| [vec![b'n', n], vec![b'a', n]])
+        .chain([b"last".to_vec()])
+        .collect();
+    assert_eq!(found.records, expected);
+}
+
+#[test]
+fn a_note_alone_is_written_after_its_delay() {
+    let dir = tempfile::tempdir().unwrap();
+    let (journal, _) = open(config(&dir.path().join("journal")));
+    append(&journal, b"first");
+    let before = journal.stats().records;
+    journal.note(b"alone", Class::Normal).unwrap();
+    let deadline = tokio::time::Instant::now() + LIMIT;
+    while journal.stats().records == before {
+        assert!(tokio::time::Instant::now() < deadline, "the note was not written");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
 fn what_was_appended_comes_back_in_order_over_many_segments() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("state/journal");
