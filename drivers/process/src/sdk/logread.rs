@@ -244,6 +244,10 @@ impl LogFile {
             // Freed while we read: the zeros in the block are not what was written.
             let base = self.base()?;
             if base > offset {
+                if !chunk.lines.is_empty() {
+                    // A loss stands before the lines of a chunk: this one comes with the next.
+                    return Ok(chunk);
+                }
                 chunk.lost_bytes += base - offset;
                 offset = base;
                 chunk.next.offset = base;
