@@ -269,7 +269,7 @@ pub(super) async fn a_cursor_survives_a_restart_of_the_object(trial: &Trial<'_>)
 
 pub(super) async fn what_was_rotated_away_is_counted(trial: &Trial<'_>) -> Verdict {
     let shape = LogShape {
-        lines: 400,
+        lines: 1_000,
         line_bytes: 100,
         rotation: Rotation::Lost,
         ..SHAPE
@@ -297,6 +297,16 @@ pub(super) async fn what_was_rotated_away_is_counted(trial: &Trial<'_>) -> Verdi
                 Ok(())
             } else {
                 Err(shown(&got))
+            })
+        })
+        .await?;
+    trial
+        .until("lines are rotated away", async || {
+            let kept = lines(&read_from(trial, &object, None).await?).len() as u64;
+            Ok(if kept + read < shape.lines {
+                Ok(())
+            } else {
+                Err(format!("{kept} are kept"))
             })
         })
         .await?;
