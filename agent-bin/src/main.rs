@@ -8,6 +8,8 @@ mod files;
 mod live;
 mod output;
 mod parts;
+mod stdin;
+mod terminal;
 
 use std::process::ExitCode;
 

@@ -1,21 +1,22 @@
 //! The agent core's face.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use agent_api::agent::{AgentApi, Change, ResultStream};
 use agent_api::model::{
-    Accepted, AgentInfo, Description, DriverView, Error, ErrorKind, ExecFrame, ExecRequest, Explanation,
-    HealthReport, Kind, Lease, LeaseId, ListRequest, LogFrame, LogRequest, MonitorRequest, ObjectView, Plan,
-    PlanRequest, RequestMeta, Result, StageTimes, Target, WatchEvent, WatchRequest,
+    Accepted, AgentInfo, Description, DriverView, Error, ErrorKind, ExecFrame, ExecInputRequest, ExecRequest,
+    Explanation, HealthReport, Kind, Lease, LeaseId, ListRequest, LogFrame, LogRequest, MonitorRequest,
+    ObjectView, Plan, PlanRequest, RequestMeta, Result, StageTimes, Target, WatchEvent, WatchRequest,
 };
 use async_trait::async_trait;
 use tokio::time::Instant;
 
-use crate::registry::methods;
+use crate::registry::{calls, methods, not_shown};
 use crate::shared::not_found;
-use crate::{Agent, health, stream, submit};
+use crate::{Agent, exec, health, stream, submit};
 
 /// How long a plan may take.
 const PLAN: Duration = Duration::from_secs(10);
@@ -32,12 +33,20 @@ impl AgentApi for Agent {
         let missing = || not_found(target);
         let view = shared.manager.view(guid).ok_or_else(missing)?;
         let spec = shared.manager.spec(guid).ok_or_else(missing)?;
-        let methods = shared
-            .registry
-            .kind(&view.kind)
-            .map(|entry| methods(&entry.capabilities))
-            .unwrap_or_default();
-        Ok(Description { view, spec, methods })
+        let (spec, methods, calls) = match shared.registry.kind(&view.kind) {
+            Ok(entry) => (
+                entry.shown(&spec),
+                methods(&entry.capabilities),
+                calls(&entry.capabilities, false),
+            ),
+            Err(error) => (not_shown(&spec, error.message()), Vec::new(), BTreeMap::new()),
+        };
+        Ok(Description {
+            view,
+            spec: Arc::new(spec),
+            methods,
+            calls,
+        })
     }
 
     fn list(&self, request: &ListRequest) -> Vec<Arc<ObjectView>> {
@@ -121,8 +130,17 @@ impl AgentApi for Agent {
         stream::logs(self.shared(), target, request).await
     }
 
-    async fn exec(&self, target: &Target, request: &ExecRequest) -> Result<ResultStream<ExecFrame>> {
-        stream::exec(self.shared(), target, request).await
+    async fn exec(
+        &self,
+        caller: &str,
+        target: &Target,
+        request: &ExecRequest,
+    ) -> Result<ResultStream<ExecFrame>> {
+        exec::exec(self.shared(), caller, target, request).await
+    }
+
+    async fn exec_input(&self, caller: &str, request: &ExecInputRequest) -> Result<()> {
+        self.shared().sessions.feed(caller, request).await
     }
 
     fn info(&self) -> AgentInfo {

@@ -5,15 +5,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use agent_api::driver::{Build, Capabilities, DriverFactory, ObjectDriver};
+use agent_api::driver::{Build, Capabilities, DriverFactory, Method, ObjectDriver};
 use agent_api::model::{
-    AgentId, DriverName, DriverState, DriverView, Error, ErrorKind, Kind, KindView, LimitStatus, ObjectSpec,
-    Result, Severity, Verb,
+    AgentId, DriverName, DriverState, DriverView, Error, ErrorKind, Kind, KindView, LimitStatus, MethodView,
+    ObjectSpec, Result, Severity, Verb,
 };
 use serde_json::{Value, json};
 
 use crate::guard::{guarded, guarded_now};
-use crate::validate::{SpecSchema, closest};
+use crate::validate::{PartSchema, closest};
 
 /// How long a driver may take to be built.
 const BUILD_TIMEOUT: Duration = Duration::from_secs(30);
@@ -42,7 +42,9 @@ pub(crate) struct KindEntry {
     pub(crate) name: DriverName,
     pub(crate) driver: Arc<dyn ObjectDriver>,
     pub(crate) capabilities: Capabilities,
-    schema: SpecSchema,
+    schema: PartSchema,
+    /// Of the arguments of its methods.
+    calls: BTreeMap<String, PartSchema>,
     /// Of a whole object of this kind.
     object_schema: Value,
 }
@@ -185,6 +187,7 @@ impl Registry {
         KindView {
             kind: kind.clone(),
             verbs: capabilities.map_or_else(Vec::new, methods),
+            calls: capabilities.map_or_else(BTreeMap::new, |capabilities| calls(capabilities, true)),
             limits: capabilities.map_or_else(Vec::new, |capabilities| {
                 capabilities
                     .limits
@@ -221,6 +224,38 @@ impl KindEntry {
             .map_err(|error| error.with_object(&spec.name))
     }
 
+    /// Checks the call of a method: it is one of the kind's, and the arguments fit its schema.
+    pub(crate) fn check_call(&self, kind: &Kind, method: &str, arguments: &Value) -> Result<()> {
+        let Some(schema) = self.calls.get(method) else {
+            let known: Vec<_> = self.calls.keys().map(String::as_str).collect();
+            let cut: String = method.chars().take(80).collect();
+            let message = format!(
+                "objects of kind {kind} have no method {cut:?}; they have {}",
+                known.join(", ")
+            );
+            let error = Error::new(ErrorKind::Unsupported, message).with_path("method");
+            return Err(match closest(method, known.into_iter()) {
+                Some(near) => error.with_hint(format!("did you mean {near}?")),
+                None => error,
+            });
+        };
+        if !arguments.is_null() && !arguments.is_object() {
+            return Err(Error::invalid("arguments", "must be a map: names and values"));
+        }
+        schema.check(arguments)
+    }
+
+    /// A spec as it may be shown: without what its driver calls secret. Where the driver cannot say, its part is left out.
+    pub(crate) fn shown(&self, spec: &ObjectSpec) -> ObjectSpec {
+        let mut shown = spec.clone();
+        if let Err(failure) = guarded_now(|| self.driver.redact(&mut shown)) {
+            let error = failure.of_driver(&self.name, "redact");
+            tracing::error!(object = %spec.name, %error, "a spec is not shown");
+            return not_shown(spec, &error.to_string());
+        }
+        shown
+    }
+
     pub(crate) fn object_schema(&self) -> &Value {
         &self.object_schema
     }
@@ -238,6 +273,30 @@ pub(crate) fn methods(capabilities: &Capabilities) -> Vec<Verb> {
     ];
     verbs.extend(capabilities.control_verbs());
     verbs
+}
+
+/// The methods that only objects of one kind have.
+pub(crate) fn calls(capabilities: &Capabilities, schemas: bool) -> BTreeMap<String, MethodView> {
+    let view = |method: &Method| MethodView {
+        summary: method.summary.clone(),
+        arguments: match schemas {
+            true => method.arguments.clone(),
+            false => Value::Null,
+        },
+    };
+    capabilities
+        .methods
+        .iter()
+        .map(|(name, method)| (name.clone(), view(method)))
+        .collect()
+}
+
+/// A spec whose driver is not there to say what in it is secret.
+pub(crate) fn not_shown(spec: &ObjectSpec, why: &str) -> ObjectSpec {
+    ObjectSpec {
+        spec: json!(format!("not shown, because its secrets are not known: {why}")),
+        ..spec.clone()
+    }
 }
 
 fn check_config(factory: &dyn DriverFactory, config: &Value) -> Result<()> {
@@ -325,8 +384,26 @@ fn entry(driver: &Arc<dyn ObjectDriver>, kind: &Kind) -> Result<KindEntry> {
     }
     let schema = driver.schema(kind).ok_or_else(|| fault("schema"))?;
     let capabilities = driver.capabilities(kind).ok_or_else(|| fault("capabilities"))?;
+    let calls = capabilities
+        .methods
+        .iter()
+        .map(|(name, method)| {
+            let fits = name.starts_with(|first: char| first.is_ascii_lowercase())
+                && name
+                    .bytes()
+                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+            if !fits || name.len() > 63 {
+                return Err(Error::internal(format!("{name:?} is not the name of a method")));
+            }
+            Ok((
+                name.clone(),
+                PartSchema::compile("arguments", method.arguments.clone())?,
+            ))
+        })
+        .collect::<Result<_>>()?;
     Ok(KindEntry {
-        schema: SpecSchema::compile(schema.spec.clone())?,
+        schema: PartSchema::compile("spec", schema.spec.clone())?,
+        calls,
         object_schema: object_schema(kind, schema.spec.clone()),
         capabilities: capabilities.clone(),
         name: driver.info().name.clone(),

@@ -24,6 +24,7 @@ use crate::engine::cell::DriverCell;
 use crate::engine::door::{Door, millis};
 use crate::lock::StateLock;
 use crate::registry::Registry;
+use crate::sessions::Sessions;
 use crate::watch::Hub;
 
 pub(crate) type DrainHook = Box<dyn Fn() + Send + Sync>;
@@ -46,6 +47,7 @@ pub(crate) struct Shared {
     pub(crate) topics: Topics,
     pub(crate) doors: Arc<[Arc<Door>]>,
     pub(crate) hub: Arc<Hub>,
+    pub(crate) sessions: Arc<Sessions>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) metrics: Metrics,
     pub(crate) recovery: RecoveryReport,
@@ -152,6 +154,7 @@ impl Shared {
             topics: parts.topics,
             doors: parts.doors,
             hub: Arc::default(),
+            sessions: Arc::default(),
             counters: Arc::default(),
             metrics: Metrics::new(),
             recovery: parts.recovery,
@@ -211,6 +214,7 @@ impl Shared {
             queues.insert(format!("shard{number}.ordinary"), door.queue(false));
             queues.insert(format!("shard{number}.events"), door.sighting_queue());
         }
+        queues.insert("exec.sessions".into(), self.sessions.queue());
         queues
     }
 }

@@ -1,16 +1,15 @@
-//! Logs and exec: streams of a driver as streams of frames.
+//! Streams of a driver as streams of frames: what logs and exec have in common, and logs.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use agent_api::agent::ResultStream;
-use agent_api::driver::{self, ExecInput, ExecOutput, Handle, LogReadRequest, ObjectDriver};
+use agent_api::driver::{self, Handle, LogReadRequest, ObjectDriver};
 use agent_api::model::{
-    DriverName, Error, ErrorKind, ExecFrame, ExecRequest, Guid, LogFrame, LogRequest, ObjectView, Result,
-    Target, Verb,
+    DriverName, Error, ErrorKind, Guid, LogFrame, LogRequest, ObjectView, Result, Target, Verb,
 };
-use futures_util::{Stream, StreamExt, stream};
+use futures_util::{Stream, StreamExt};
 
 use crate::guard::{Failure, guarded, panic_message};
 use crate::registry::KindEntry;
@@ -19,22 +18,21 @@ use crate::submit::unsupported;
 
 /// How long a driver may take to begin a stream.
 const OPEN: Duration = Duration::from_secs(10);
-/// The most that a command can be given to read.
-const MAX_STDIN: usize = 1 << 20;
 
-struct Found<'a> {
+/// An object that has a real thing.
+pub(crate) struct Found<'a> {
     guid: Guid,
-    view: Arc<ObjectView>,
+    pub(crate) view: Arc<ObjectView>,
     handle: Arc<Handle>,
-    entry: &'a KindEntry,
+    pub(crate) entry: &'a KindEntry,
 }
 
 impl Found<'_> {
-    fn driver(&self) -> &Arc<dyn ObjectDriver> {
+    pub(crate) fn driver(&self) -> &Arc<dyn ObjectDriver> {
         &self.entry.driver
     }
 
-    fn target(&self) -> driver::Target<'_> {
+    pub(crate) fn target(&self) -> driver::Target<'_> {
         driver::Target {
             guid: self.guid,
             handle: &self.handle,
@@ -42,7 +40,7 @@ impl Found<'_> {
     }
 }
 
-fn find<'a>(shared: &'a Shared, target: &Target) -> Result<Found<'a>> {
+pub(crate) fn find<'a>(shared: &'a Shared, target: &Target) -> Result<Found<'a>> {
     let guid = shared.resolve(target)?;
     let view = shared.manager.view(guid).ok_or_else(|| not_found(target))?;
     let entry = shared.registry.kind(&view.kind)?;
@@ -88,47 +86,12 @@ pub(crate) async fn logs(
     }))
 }
 
-/// Runs a command in an object's context.
-pub(crate) async fn exec(
-    shared: &Shared,
-    target: &Target,
-    request: &ExecRequest,
-) -> Result<ResultStream<ExecFrame>> {
-    if request.command.is_empty() {
-        return Err(Error::invalid("command", "must not be empty"));
-    }
-    if request
-        .stdin
-        .as_ref()
-        .is_some_and(|stdin| stdin.len() > MAX_STDIN)
-    {
-        return Err(Error::invalid("stdin", "must not be longer than 1 MiB"));
-    }
-    if request.timeout.is_zero() {
-        return Err(Error::invalid("timeout", "must be more than 0s"));
-    }
-    let found = find(shared, target)?;
-    let exec = found
-        .driver()
-        .exec()
-        .ok_or_else(|| unsupported(Verb::Exec, &found.view, found.entry))?;
-    let run = driver::ExecRequest {
-        command: request.command.clone(),
-        env: request.env.clone(),
-        timeout: request.timeout,
-    };
-    let stdin = request.stdin.clone();
-    let input = stream::iter(stdin.map(|stdin| ExecInput::Stdin(stdin.into_bytes().into())));
-    let output = open(&found, "exec", exec.exec(found.target(), run, Box::pin(input))).await?;
-    let name = found.entry.name.clone();
-    Ok(guard_stream(name, "exec", output, |output| match output {
-        ExecOutput::Stdout(bytes) => ExecFrame::Stdout { text: text(&bytes) },
-        ExecOutput::Stderr(bytes) => ExecFrame::Stderr { text: text(&bytes) },
-        ExecOutput::Exit(status) => ExecFrame::Exit { status },
-    }))
-}
-
-async fn open<T>(found: &Found<'_>, call: &str, opening: impl Future<Output = Result<T>>) -> Result<T> {
+/// Waits until a driver's stream has begun.
+pub(crate) async fn open<T>(
+    found: &Found<'_>,
+    call: &str,
+    opening: impl Future<Output = Result<T>>,
+) -> Result<T> {
     guarded(OPEN, opening)
         .await
         .map_err(|failure| failure.of_driver(&found.entry.name, call))
@@ -137,7 +100,7 @@ async fn open<T>(found: &Found<'_>, call: &str, opening: impl Future<Output = Re
 }
 
 /// A stream that ends with an error where the driver's panics.
-fn guard_stream<T, F>(
+pub(crate) fn guard_stream<T, F>(
     driver: DriverName,
     call: &'static str,
     stream: impl Stream<Item = Result<T>> + Send + 'static,

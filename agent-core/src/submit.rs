@@ -12,6 +12,7 @@ use agent_api::model::{
     Accepted, ControlAction, Diagnostic, Error, ErrorKind, Guid, ObjectSpec, ObjectView, PlanAction,
     RequestMeta, Resources, Result, Severity, StageTimes, Target, Timestamp, Topic, UpdateRequest, Verb,
 };
+use serde_json::json;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -150,13 +151,21 @@ impl Request<'_> {
         &self,
         meta: RequestMeta,
         target: &Target,
-        action: ControlAction,
+        mut action: ControlAction,
     ) -> Result<(Accepted, StageTimes)> {
         let (guid, view, current) = self.object(target)?;
         let entry = self.shared.registry.kind(&view.kind)?;
         let verb = action.verb();
         if !entry.capabilities.control_verbs().contains(&verb) {
             return Err(unsupported(verb, &view, entry));
+        }
+        if let ControlAction::Call { method, arguments } = &mut action {
+            entry
+                .check_call(&view.kind, method, arguments)
+                .map_err(|error| error.with_object(&view.name))?;
+            if arguments.is_null() {
+                *arguments = json!({});
+            }
         }
         let resources = match &action {
             ControlAction::Resize { resources } if resources.is_empty() => {

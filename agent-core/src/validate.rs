@@ -1,4 +1,4 @@
-//! Checking a spec against the schema of its kind, with field paths and suggestions.
+//! Checking a spec against the schema of its kind, and arguments against their method's, with field paths and suggestions.
 
 use agent_api::model::{Error, ErrorKind, Result};
 use jsonschema::error::ValidationErrorKind;
@@ -6,8 +6,10 @@ use jsonschema::paths::{Location, LocationSegment};
 use jsonschema::{ValidationError, Validator};
 use serde_json::{Map, Value};
 
-/// The compiled schema of a kind's `spec` part.
-pub(crate) struct SpecSchema {
+/// The compiled schema of a part of a request.
+pub(crate) struct PartSchema {
+    /// The name of the part, with which the paths of its fields begin.
+    part: &'static str,
     schema: Value,
     validator: Validator,
 }
@@ -18,25 +20,29 @@ struct Finding {
     hint: Option<String>,
 }
 
-impl SpecSchema {
+impl PartSchema {
     /// Compiles a schema; a driver with one that does not compile is at fault itself.
-    pub(crate) fn compile(schema: Value) -> Result<Self> {
+    pub(crate) fn compile(part: &'static str, schema: Value) -> Result<Self> {
         let validator = jsonschema::draft202012::options()
             .build(&schema)
             .map_err(|error| Error::internal(format!("the schema does not compile: {}", error.masked())))?;
-        Ok(Self { schema, validator })
+        Ok(Self {
+            part,
+            schema,
+            validator,
+        })
     }
 
-    /// Checks a spec; `null` is checked as `{}`. The error names the first field that is wrong and says how many more.
-    pub(crate) fn check(&self, spec: &Value) -> Result<()> {
+    /// Checks a value; `null` is checked as `{}`. The error names the first field that is wrong and says how many more.
+    pub(crate) fn check(&self, value: &Value) -> Result<()> {
         let empty = Value::Object(Map::new());
-        let spec = if spec.is_null() { &empty } else { spec };
-        if self.validator.is_valid(spec) {
+        let value = if value.is_null() { &empty } else { value };
+        if self.validator.is_valid(value) {
             return Ok(());
         }
         let mut findings: Vec<_> = self
             .validator
-            .iter_errors(spec)
+            .iter_errors(value)
             .take(20)
             .map(|error| self.finding(&error))
             .collect();
@@ -57,7 +63,7 @@ impl SpecSchema {
 
     fn finding(&self, error: &ValidationError<'_>) -> Finding {
         let error = most_telling(error);
-        let at = field_path(error.instance_path());
+        let at = field_path(self.part, error.instance_path());
         match error.kind() {
             ValidationErrorKind::AdditionalProperties { unexpected }
             | ValidationErrorKind::UnevaluatedProperties { unexpected } => {
@@ -114,8 +120,8 @@ fn most_telling<'a>(error: &'a ValidationError<'a>) -> &'a ValidationError<'a> {
         .map_or(error, |inner| most_telling(inner))
 }
 
-fn field_path(location: &Location) -> String {
-    let mut path = String::from("spec");
+fn field_path(part: &str, location: &Location) -> String {
+    let mut path = String::from(part);
     for segment in location {
         match segment {
             LocationSegment::Property(name) => {
@@ -151,8 +157,8 @@ mod tests {
 
     use super::*;
 
-    fn schema() -> SpecSchema {
-        SpecSchema::compile(json!({
+    fn schema() -> PartSchema {
+        PartSchema::compile("spec", json!({
             "type": "object",
             "properties": {
                 "command": {"type": "array", "items": {"type": "string"}, "minItems": 1},

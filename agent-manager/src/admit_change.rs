@@ -1,18 +1,22 @@
 //! Letting updates and control verbs in.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use agent_api_driver::Method;
 use agent_api_manager::FollowUp;
 use agent_api_model::{
     Accepted, Cause, ControlAction, Error, ErrorKind, Generation, LifecycleKind, ObjectSpec, OpId, Phase,
     PlanAction, RequestMeta, Resources, Result,
 };
 use agent_core_journal::Class;
+use serde_json::Value;
 
 use crate::admit::{acceptance, check, intent, not_deleting, room};
 use crate::line::{Task, raw};
 use crate::record::{Undo, What, text};
 use crate::turn::Turn;
+use crate::wanted;
 
 pub(crate) fn update(
     turn: &mut Turn<'_>,
@@ -79,8 +83,7 @@ pub(crate) fn update(
     };
     turn.state.record = line.q;
     let undo = Undo::Spec(turn.state.spec.clone(), turn.state.generation);
-    turn.state.set_spec(next_text.clone(), next);
-    turn.knows(next);
+    wanted::take(turn, next_text.clone(), next);
     turn.state.generation = accepted.generation;
     // What has not been begun is begun with the new spec; the driver need not be asked apart from that.
     let unbegun = turn.state.busy.as_ref().and_then(|busy| {
@@ -148,12 +151,17 @@ pub(crate) fn control(
         )
         .with_object(&name));
     }
+    if let ControlAction::Call { method, arguments } = &action {
+        check_call(&capabilities.methods, method, arguments).map_err(|error| error.with_object(&name))?;
+    }
     room(turn)?;
     let phase = turn.state.expected_phase();
     let fits = match action {
         ControlAction::Pause {} => phase == Phase::Running,
         ControlAction::Resume {} => phase == Phase::Paused,
-        ControlAction::Signal { .. } => matches!(phase, Phase::Running | Phase::Paused),
+        ControlAction::Signal { .. } | ControlAction::Call { .. } => {
+            matches!(phase, Phase::Running | Phase::Paused)
+        }
         ControlAction::Scale { .. } | ControlAction::Resize { .. } => phase != Phase::Unknown,
         _ => waits_for_nothing(turn),
     };
@@ -207,8 +215,7 @@ pub(crate) fn control(
         },
     };
     if let Some((next_text, spec)) = next {
-        turn.state.set_spec(next_text, &spec);
-        turn.knows(&spec);
+        wanted::take(turn, next_text, &spec);
         turn.state.generation = accepted.generation;
     }
     if let Some(op_id) = replaced {
@@ -237,6 +244,26 @@ pub(crate) fn control(
     requested(turn, meta, verb);
     turn.advance();
     Ok((accepted, position))
+}
+
+/// Whether there is such a method, and the arguments are a map. What is in them is checked against the method's schema
+/// before a command comes here.
+fn check_call(methods: &BTreeMap<String, Method>, method: &str, arguments: &Value) -> Result<()> {
+    if !methods.contains_key(method) {
+        let known: Vec<_> = methods.keys().map(String::as_str).collect();
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            format!(
+                "it has no method {method:?}; its methods are {}",
+                known.join(", ")
+            ),
+        )
+        .with_path("method"));
+    }
+    if !arguments.is_null() && !arguments.is_object() {
+        return Err(Error::invalid("arguments", "must be a map, or left out"));
+    }
+    Ok(())
 }
 
 /// Whether it was started once: what waits for a dependency cannot be restarted.

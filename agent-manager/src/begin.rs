@@ -10,7 +10,7 @@ use agent_api_model::{
 use agent_core_journal::Class;
 
 use crate::lifecycle::Trigger;
-use crate::line::{Line, Tag, Task};
+use crate::line::{Line, Tag, Task, raw};
 use crate::record::{Flight, Intent, What, parse};
 use crate::shared::count;
 use crate::turn::{Turn, driver_name};
@@ -23,7 +23,7 @@ impl Turn<'_> {
     pub(crate) fn advance(&mut self) {
         while self.state.flight().is_none() && !self.state.gone {
             let Some(front) = self.state.busy.as_ref().and_then(|busy| busy.queue.front()) else {
-                return;
+                return crate::drift::look(self);
             };
             let begun = match &front.what {
                 What::Start { first, .. } => {
@@ -33,6 +33,7 @@ impl Turn<'_> {
                 What::Restart { .. } => self.begin_restart(),
                 What::Update { .. } => self.begin_update(),
                 What::Control { .. } => self.begin_control(),
+                What::Repair { .. } => self.begin_repair(),
                 What::Delete(_) => self.begin_delete(),
                 What::Commit => {
                     self.pop();
@@ -45,7 +46,7 @@ impl Turn<'_> {
         }
     }
 
-    fn pop(&mut self) -> Option<Intent> {
+    pub(crate) fn pop(&mut self) -> Option<Intent> {
         self.state.busy.as_mut()?.queue.pop_front()
     }
 
@@ -53,7 +54,7 @@ impl Turn<'_> {
         self.state.busy.as_mut()?.queue.front_mut()
     }
 
-    fn held(&self) -> bool {
+    pub(crate) fn held(&self) -> bool {
         self.state.busy.as_ref().is_some_and(|busy| busy.held)
     }
 
@@ -66,13 +67,14 @@ impl Turn<'_> {
             let unmet = self.shared.unmet(&spec.depends_on);
             if let Some((name, _)) = unmet.first() {
                 let name = name.clone();
+                self.state.busy().waited = Some(name.clone());
                 let sentences: Vec<_> = unmet.into_iter().map(|(_, why)| why).collect();
                 if self.condition(
                     "Waiting",
                     "Dependency",
                     format!("waits for {}", sentences.join(", ")),
                 ) {
-                    self.tell(LifecycleKind::Updated, Cause::Dependency { name });
+                    self.tell(LifecycleKind::Updated, Cause::Dependency { name, met: None });
                 }
                 self.commit_front();
                 return false;
@@ -86,7 +88,8 @@ impl Turn<'_> {
 
     /// Makes it, or starts it again.
     fn start(&mut self, intent: Intent, spec: Arc<ObjectSpec>) {
-        let cause = match (&intent.what, &intent.request) {
+        let met = self.met(&spec);
+        let cause = met.unwrap_or_else(|| match (&intent.what, &intent.request) {
             (
                 What::Start {
                     delay: Some(delay), ..
@@ -103,7 +106,7 @@ impl Turn<'_> {
             (what, None) => Cause::Recovered {
                 message: format!("{} goes on after a restart of the agent", what.verb()),
             },
-        };
+        });
         let before = self.state.phase;
         self.go(Trigger::Start, cause);
         let generation = self.state.generation;
@@ -114,6 +117,16 @@ impl Turn<'_> {
             Action::Start
         };
         self.launch(intent, action, spec, generation, before);
+    }
+
+    /// The dependency that came true at last, where the object waited for one.
+    fn met(&mut self, spec: &ObjectSpec) -> Option<Cause> {
+        let name = self.state.busy().waited.take()?;
+        let needed = spec.depends_on.iter().find(|needed| needed.name == name)?;
+        Some(Cause::Dependency {
+            met: Some(needed.condition),
+            name,
+        })
     }
 
     fn begin_restart(&mut self) -> bool {
@@ -240,9 +253,12 @@ impl Turn<'_> {
         self.clear("Waiting");
         let spec = self.spec();
         let (generation, before) = (self.state.generation, self.state.phase);
-        let action = Action::Delete {
-            grace: request.grace,
-            orphan: request.orphan,
+        let action = match request.forget {
+            true => Action::Update(PlanAction::NoOp),
+            false => Action::Delete {
+                grace: request.grace,
+                orphan: request.orphan,
+            },
         };
         self.launch(intent, action, spec, generation, before);
         true
@@ -261,9 +277,9 @@ impl Turn<'_> {
         self.launch(intent, Action::Update(PlanAction::NoOp), spec, generation, before);
     }
 
-    /// Writes the agent's own decision to start the object again, before it is acted on. `false` where the journal
+    /// Writes the agent's own decision to start the object again or to repair it, before it is acted on. `false` where the journal
     /// has no room; then it is tried again.
-    fn record_decision(&mut self) -> bool {
+    pub(crate) fn record_decision(&mut self) -> bool {
         let now = self.now.wall;
         let Some(front) = self.front() else { return false };
         if front.recorded {
@@ -275,12 +291,14 @@ impl Turn<'_> {
         line.o = Some(front.op_id);
         line.w = Some(match front.what {
             What::Restart { .. } => Task::Restart,
+            What::Repair { .. } => Task::Repair,
             _ => Task::Start,
         });
         line.rs = Some((self.state.restarts, self.state.row));
         if self.state.phase == Phase::Pending {
             line.p = Some(Phase::Pending);
             line.x = self.state.exit().cloned();
+            line.hg = self.state.handle.is_none();
         }
         match self.shared.store.append(&mut line, Class::Normal) {
             Ok(position) => {
@@ -300,7 +318,7 @@ impl Turn<'_> {
         }
     }
 
-    fn cause_of(&self, intent: &Intent) -> Cause {
+    pub(crate) fn cause_of(&self, intent: &Intent) -> Cause {
         match (&intent.request, &intent.what) {
             (Some(request_id), what) => Cause::Request {
                 verb: what.verb(),
@@ -310,6 +328,10 @@ impl Turn<'_> {
                 attempt: self.state.row,
                 delay_ms: 0,
             },
+            (None, What::Repair { why, number }) if !intent.maybe_applied => Cause::Drift {
+                message: why.clone(),
+                repair: *number,
+            },
             (None, what) => Cause::Recovered {
                 message: format!("{} goes on after a restart of the agent", what.verb()),
             },
@@ -317,7 +339,7 @@ impl Turn<'_> {
     }
 
     /// Hands an operation to the core. `before` is the phase before it was begun.
-    fn launch(
+    pub(crate) fn launch(
         &mut self,
         intent: Intent,
         action: Action,
@@ -331,9 +353,8 @@ impl Turn<'_> {
             name: self.object.name.clone(),
             driver: driver_name(self.object),
             lane: match action {
-                Action::Control(_) | Action::Delete { .. } | Action::Replace => {
-                    agent_api_manager::Lane::Control
-                }
+                _ if matches!(intent.what, What::Delete(_)) => agent_api_manager::Lane::Control,
+                Action::Control(_) | Action::Replace => agent_api_manager::Lane::Control,
                 _ => agent_api_manager::Lane::Ordinary,
             },
             deadline: self.deadline(&action),
@@ -449,6 +470,32 @@ impl Turn<'_> {
         error: Option<&Error>,
         exit: Option<agent_api_model::ExitStatus>,
     ) {
+        let mut line = self.settled(intent, error, exit);
+        self.state.record = self.shared.store.note(&mut line, Class::Reserved);
+    }
+
+    /// As [`note_settled`](Self::note_settled), with the spec that the operation made. Not left to the next record: a
+    /// call that changes what is wanted is better not repeated.
+    pub(crate) fn note_kept(&mut self, intent: &Intent) {
+        let text = self.state.spec.clone();
+        let mut line = self.settled(intent, None, None);
+        line.s = Some(raw(&text));
+        line.n = self.state.generation;
+        self.state.record = match self.shared.store.append(&mut line, Class::Reserved) {
+            Ok(position) => {
+                self.shared.store.release(position);
+                position
+            }
+            Err(_) => self.shared.store.note(&mut line, Class::Reserved),
+        };
+    }
+
+    fn settled(
+        &self,
+        intent: &Intent,
+        error: Option<&Error>,
+        exit: Option<agent_api_model::ExitStatus>,
+    ) -> Line<'static> {
         let mut line = Line::new(Tag::Settled, self.object.guid, self.now.wall);
         line.o = Some(intent.op_id);
         line.p = Some(match self.state.phase {
@@ -461,6 +508,6 @@ impl Turn<'_> {
         line.h = self.state.handle.clone();
         line.x = exit;
         line.e = error.map(ToString::to_string);
-        self.state.record = self.shared.store.note(&mut line, Class::Reserved);
+        line
     }
 }

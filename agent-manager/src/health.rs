@@ -20,6 +20,13 @@ pub(crate) fn begin(turn: &mut Turn<'_>) {
     }
 }
 
+/// The check is not wanted any more: nothing is left of it.
+pub(crate) fn end(turn: &mut Turn<'_>) {
+    turn.stop_probing();
+    turn.clear("Unhealthy");
+    turn.clear("ProbeFailed");
+}
+
 /// The next probe is due.
 pub(crate) fn probe(turn: &mut Turn<'_>) {
     let runs = turn.state.phase == Phase::Running && turn.state.handle.is_some();

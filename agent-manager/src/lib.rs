@@ -10,6 +10,7 @@
 //!   the drivers see; `begin` begins what comes next for an object, one operation at a time; `recovery` and `replay`
 //!   bring it all back after a restart. Each decision is a `Turn` under the object's own lock, which readers hold only
 //!   for as long as it takes to build a view.
+//! - `drift` repairs what somebody else changed; `wanted` keeps the specs that driver calls make.
 //! - `lifecycle` is the pure transition function, and a snapshot test shows its table.
 //! - `run` makes the driver call; `breaker` spares a driver that keeps failing; `store` is all that knows the journal.
 //!
@@ -22,9 +23,12 @@
 //! - **One effect per request.** A retry has the same `op_id`, after a timeout, a panic and a crash with `maybe_applied`.
 //!   Starts, updates and deletes are tried until they end; control verbs [a few times](ManagerConfig::control_tries). A
 //!   start whose effect nobody can tell ends in `Unknown`; the next start removes what it may have left first.
-//! - **Ends are on disk before they are acted on**, in one record with the restart that follows. An object that is gone
-//!   without anybody having seen it end, or that recovery finds lost or foreign, has ended with an unknown exit, which a
-//!   restart policy counts as a failure. A back-off under way is not waited out again after a restart of the agent.
+//! - **Ends are on disk before they are acted on**, in one record with the restart that follows. An object of a
+//!   kind that ends by itself and is gone without anybody having seen it end, or that recovery finds lost or foreign, has
+//!   ended with an unknown exit, which a restart policy counts as a failure. A back-off under way is not waited out again after a restart of the agent.
+//! - **Drift is repaired** where a driver tells of it and the policy says so: by an apply of the present spec, recorded
+//!   first, under a back-off of its own. What never ends by itself and is gone was taken away, and is made anew.
+//! - **A spec that a call returns** is a new generation, unless a later change waits: that one counts.
 //! - **A failed update** leaves the wanted spec and its generation as they are asked for; the observed generation stays
 //!   behind and the condition `UpdateFailed` says why. An update of an object that has ended starts it again, unless only
 //!   the manager's own fields (labels, dependencies, restart, health, monitor) change.
@@ -41,6 +45,7 @@ mod breaker;
 mod change;
 mod config;
 mod dependencies;
+mod drift;
 mod health;
 mod history;
 mod keys;
@@ -63,6 +68,7 @@ mod table;
 mod tests;
 mod turn;
 mod view;
+mod wanted;
 
 pub use agent_core_journal::JournalConfig;
 pub use change::apply_change;

@@ -67,7 +67,7 @@ pub(crate) enum Act {
 }
 
 /// Whether telemetry can be collected in this phase. Without evidence the collection goes on: it may run.
-fn attended(phase: Phase) -> bool {
+pub(crate) fn attended(phase: Phase) -> bool {
     matches!(
         phase,
         Phase::Running | Phase::Paused | Phase::Updating | Phase::Unknown

@@ -3,8 +3,8 @@
 //! | `t` | says |
 //! | --- | --- |
 //! | `accepted` | a request was let in: request id `r`, key `k`, object `g`, operation `o`, what `w`, and what that needs: spec `s`, generation `n`, plan `a`, control verb `c`, delete `d`; `rp` an operation that it replaces |
-//! | `observed` | an object ended: exit `x`; with an operation `o` that starts it again by policy, where there is one |
-//! | `settled` | an operation `o` ended: phase `p`, handle `h`, applied generation `b`, exit `x`, `u` where it is not known whether it made something |
+//! | `observed` | an object ended: exit `x`; with an operation `o` that starts it again by policy or repairs it, where there is one; `hg` where its handle leads to nothing any more |
+//! | `settled` | an operation `o` ended: phase `p`, handle `h`, applied generation `b`, exit `x`, the spec `s` of generation `n` where the driver made a new one, `u` where it is not known whether it made something |
 //! | `gone` | an object is no more |
 //! | `key` | a request was answered with the answer of an earlier one |
 //! | `object` | in snapshots: all of an object, with history `hi` and what it has to do, `pd` |
@@ -49,6 +49,7 @@ pub(crate) enum Task {
     Update,
     Control,
     Delete,
+    Repair,
 }
 
 /// One record. Which fields are set depends on the tag.
@@ -105,6 +106,9 @@ pub(crate) struct Line<'a> {
     /// Whether a start is in doubt: something may be there that no handle leads to.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) u: bool,
+    /// Whether it has no handle any more: what the last one led to was taken away.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) hg: bool,
     #[serde(default, skip_serializing_if = "zero")]
     pub(crate) sq: u64,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -164,6 +168,7 @@ impl<'a> Line<'a> {
             nm: None,
             ct: None,
             u: false,
+            hg: false,
             sq: 0,
             hi: Vec::new(),
             pd: Vec::new(),

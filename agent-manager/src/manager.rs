@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use agent_api_driver::{DriverSet, Handle};
+use agent_api_driver::{DriverSet, Handle, Observed};
 use agent_api_manager::{ManagerApi, ManagerStats, Operation, Outcome, Partition, RecoveryReport};
 use agent_api_model::{
     Accepted, Explanation, Guid, ListRequest, ObjectName, ObjectSpec, ObjectView, Phase, Plan, PlanRequest,
@@ -142,6 +142,14 @@ impl ManagerApi for Manager {
         let object = self.shared.table.get(guid)?;
         let state = object.state.lock();
         Some((state.phase, state.evidence.revision))
+    }
+
+    fn shows(&self, observed: &Observed) -> bool {
+        let Some(object) = self.shared.table.get(observed.guid) else {
+            return true;
+        };
+        let state = object.state.lock();
+        crate::observe::shows(&state, observed)
     }
 
     fn spec(&self, guid: Guid) -> Option<Arc<ObjectSpec>> {

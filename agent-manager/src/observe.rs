@@ -4,12 +4,15 @@ use std::time::Duration;
 
 use agent_api_driver::{ObjectState, ObjectStatus, Observed};
 use agent_api_manager::WakeReason;
-use agent_api_model::{Cause, Evidence, EvidenceSource, ExitStatus, LifecycleKind, OpId, Phase};
+use agent_api_model::{
+    Cause, Condition, DriftPolicy, Evidence, EvidenceSource, ExitStatus, LifecycleKind, OpId, Phase,
+};
 use agent_core_journal::Class;
 
+use crate::drift;
 use crate::lifecycle::Trigger;
 use crate::line::{Line, Tag};
-use crate::record::{Intent, Undo, What};
+use crate::record::{Intent, State, Undo, What};
 use crate::shared::count;
 use crate::turn::Turn;
 
@@ -56,6 +59,36 @@ pub(crate) fn observe(turn: &mut Turn<'_>, observed: Observed) {
     turn.advance();
 }
 
+/// Whether what a driver shows besides a state is known already.
+pub(crate) fn shows(state: &State, observed: &Observed) -> bool {
+    let status = &observed.status;
+    if status.evidence.revision < state.evidence.revision {
+        return true;
+    }
+    let (limits, conditions) = state.extra.as_ref().map_or((&[][..], &[][..]), |extra| {
+        (extra.limits.as_slice(), extra.driver_conditions.as_slice())
+    });
+    let handle = observed.handle.as_ref();
+    handle.is_none_or(|handle| state.handle.as_deref() == Some(handle))
+        && status.details == state.details
+        && status.limits == limits
+        && same_conditions(&status.conditions, conditions)
+        && status.exit.as_ref().is_none_or(|exit| {
+            state.exit().is_some_and(|known| {
+                (exit.code, &exit.signal, &exit.reason) == (known.code, &known.signal, &known.reason)
+            })
+        })
+}
+
+/// Whether conditions say the same, since whenever: a driver that looks anew may not know since when something is so.
+pub(crate) fn same_conditions(one: &[Condition], other: &[Condition]) -> bool {
+    one.len() == other.len()
+        && one.iter().zip(other).all(|(one, other)| {
+            (one.status, &one.kind, &one.reason, &one.message)
+                == (other.status, &other.kind, &other.reason, &other.message)
+        })
+}
+
 fn sentence(status: &ObjectStatus) -> String {
     match status.state {
         ObjectState::Starting => "seen starting".into(),
@@ -68,6 +101,7 @@ fn sentence(status: &ObjectStatus) -> String {
 
 /// Takes a status and moves the object along; whether it was new enough.
 pub(crate) fn show(turn: &mut Turn<'_>, status: ObjectStatus, cause: Cause) -> bool {
+    let drifted = drift::said(&turn.state).is_some();
     if !turn.take_status(&status) {
         return false;
     }
@@ -85,25 +119,38 @@ pub(crate) fn show(turn: &mut Turn<'_>, status: ObjectStatus, cause: Cause) -> b
         ObjectState::Gone => {
             let mut exit = status.exit.unwrap_or_default();
             exit.reason.get_or_insert_with(|| "gone".into());
-            ended(turn, exit, &status.evidence);
+            gone(turn, exit, &status.evidence);
             true
         }
     };
+    if !drifted {
+        drift::tell(turn);
+    }
     true
 }
 
 /// It ended: what its restart policy says.
 pub(crate) fn ended(turn: &mut Turn<'_>, exit: ExitStatus, evidence: &Evidence) {
-    let cause = Cause::Exited {
-        source: evidence.source,
-        exit: exit.clone(),
-    };
+    end(turn, exit, evidence, None);
+}
+
+/// It is not there any more, and nobody saw it end. What never ends by itself was taken away: what its drift policy
+/// says. The rest has ended.
+pub(crate) fn gone(turn: &mut Turn<'_>, exit: ExitStatus, evidence: &Evidence) {
+    let ends = turn
+        .shared
+        .capabilities(&turn.object.kind)
+        .map_or(true, |can| can.ends);
+    let taken = (!ends).then(|| turn.spec().drift);
+    end(turn, exit, evidence, taken);
+}
+
+fn end(turn: &mut Turn<'_>, exit: ExitStatus, evidence: &Evidence, taken: Option<DriftPolicy>) {
     match turn.state.phase {
         // It has ended before, and that was dealt with; or it is to go anyway.
         Phase::Pending | Phase::Succeeded | Phase::Failed | Phase::Deleting => return,
         Phase::Creating | Phase::Running | Phase::Paused | Phase::Updating | Phase::Unknown => {}
     }
-    count(&turn.shared.counters.exits);
     turn.state.extra().exit = Some(exit.clone());
     turn.changed = true;
     let spec = turn.spec();
@@ -112,6 +159,30 @@ pub(crate) fn ended(turn: &mut Turn<'_>, exit: ExitStatus, evidence: &Evidence) 
     if turn.state.phase != Phase::Creating && ran >= policy.backoff.reset {
         turn.state.row = 0;
     }
+    let row = turn.state.row;
+    let again = match taken {
+        None => policy.restarts_after(&exit, row),
+        Some(DriftPolicy::Repair) => policy.max.is_none_or(|max| row < max),
+        Some(DriftPolicy::Report) => false,
+    };
+    let cause = match taken {
+        None => {
+            count(&turn.shared.counters.exits);
+            Cause::Exited {
+                source: evidence.source,
+                exit: exit.clone(),
+            }
+        }
+        Some(_) => {
+            count(&turn.shared.counters.drifts);
+            // What it led to is no more, and another thing may get the same reference.
+            turn.state.handle = None;
+            Cause::Drift {
+                message: drift::taken_away(&exit),
+                repair: again.then_some(row + 1),
+            }
+        }
+    };
     // Somebody asked for a restart already, so the policy need not.
     let asked = turn.state.busy.as_ref().is_some_and(|busy| {
         busy.queue
@@ -125,10 +196,20 @@ pub(crate) fn ended(turn: &mut Turn<'_>, exit: ExitStatus, evidence: &Evidence) 
     }
     // A restart for the sake of its health that was not begun is overtaken.
     drop_unrecorded(turn);
-    if policy.restarts_after(&exit, turn.state.row) {
-        let delay = policy.backoff.delay(turn.state.row, rand::random());
+    if again {
         turn.go(Trigger::EndedRestart, cause);
-        let why = exit.to_string();
+        let (delay, reason, why) = match taken {
+            None => (
+                policy.backoff.delay(row, rand::random()),
+                "Exited",
+                exit.to_string(),
+            ),
+            Some(_) => {
+                count(&turn.shared.counters.repairs);
+                let delay = drift::delay(&policy.backoff, row);
+                (delay, Condition::DRIFTED, drift::taken_away(&exit))
+            }
+        };
         schedule(
             turn,
             What::Start {
@@ -136,7 +217,7 @@ pub(crate) fn ended(turn: &mut Turn<'_>, exit: ExitStatus, evidence: &Evidence) 
                 delay: Some(delay),
             },
             delay,
-            "Exited",
+            reason,
             &why,
         );
         return;
@@ -166,6 +247,7 @@ fn note_end(turn: &mut Turn<'_>, exit: &ExitStatus) {
     let mut line = Line::new(Tag::Observed, turn.object.guid, turn.now.wall);
     line.p = Some(turn.state.phase);
     line.x = Some(exit.clone());
+    line.hg = turn.state.handle.is_none();
     turn.state.record = turn.shared.store.note(&mut line, Class::Reserved);
 }
 

@@ -46,7 +46,7 @@ fn find(shared: &Shared, target: &Target) -> Result<Arc<Object>> {
 
 async fn create(shared: &Shared, spec: &ObjectSpec) -> Result<Plan> {
     let mut plan = ask(shared, Guid::generate(), None, spec, None).await?;
-    plan.changes = FieldChange::between("", &Value::Null, &value(spec)?);
+    plan.changes = changes(shared, None, spec)?;
     if let Some((_, why)) = shared.unmet(&spec.depends_on).first() {
         plan.reason = join(plan.reason, &format!("waits for {why}"));
     }
@@ -54,7 +54,7 @@ async fn create(shared: &Shared, spec: &ObjectSpec) -> Result<Plan> {
 }
 
 async fn update(shared: &Shared, object: &Object, current: &ObjectSpec, next: &ObjectSpec) -> Result<Plan> {
-    let changes = FieldChange::between("", &value(current)?, &value(next)?);
+    let changes = changes(shared, Some(current), next)?;
     let handle = object.state.lock().handle.clone();
     let mut plan = ask(shared, object.guid, Some(current), next, handle.as_deref()).await?;
     if plan.action == PlanAction::NoOp && !changes.is_empty() {
@@ -135,6 +135,22 @@ async fn ask(
                 .with_object(&next.name)
         })?
         .map_err(|error: Error| error.with_object(&next.name))
+}
+
+/// What changes, field by field, without what the driver calls secret.
+fn changes(shared: &Shared, current: Option<&ObjectSpec>, next: &ObjectSpec) -> Result<Vec<FieldChange>> {
+    let driver = shared
+        .drivers
+        .for_kind(&next.kind)
+        .ok_or_else(|| shared.unknown_kind(&next.kind).with_object(&next.name))?;
+    let both = |spec: &ObjectSpec| {
+        let mut shown = spec.clone();
+        driver.redact(&mut shown);
+        Ok::<_, Error>((value(spec)?, value(&shown)?))
+    };
+    let from = current.map(both).transpose()?.unwrap_or_default();
+    let to = both(next)?;
+    Ok(FieldChange::between_shown("", (&from.0, &from.1), (&to.0, &to.1)))
 }
 
 fn value(spec: &ObjectSpec) -> Result<Value> {

@@ -18,6 +18,7 @@ use agent_api_model::{
 use parking_lot::Mutex;
 use serde_json::Value;
 
+use crate::drift::Repairs;
 use crate::history::History;
 
 /// One object. Written by its partition alone, read by everybody; the lock is held for a few hundred nanoseconds.
@@ -87,6 +88,8 @@ pub(crate) struct Busy {
     pub(crate) queue: VecDeque<Intent>,
     /// The back-off before the next start lasts.
     pub(crate) held: bool,
+    /// The dependency that the first start waits for, of several the first.
+    pub(crate) waited: Option<ObjectName>,
     /// The newest status that came while the operation was under way that may outdate it.
     pub(crate) deferred: Option<Box<Observed>>,
 }
@@ -100,6 +103,7 @@ pub(crate) struct Extra {
     pub(crate) wanted: Resources,
     pub(crate) limits: Vec<LimitStatus>,
     pub(crate) health: Option<Health>,
+    pub(crate) repairs: Repairs,
 }
 
 /// A health check and what it says.
@@ -152,6 +156,12 @@ pub(crate) enum What {
     },
     /// Stop and start it.
     Restart { grace: Option<Duration> },
+    /// Bring it back to the spec that is wanted already.
+    Repair {
+        why: String,
+        /// The repair's number in a row, where it is for drift.
+        number: Option<u32>,
+    },
     /// Remove it.
     Delete(DeleteRequest),
     /// Wait until the intent of the same `op_id`, which cannot be done yet, is on disk.
@@ -163,7 +173,7 @@ impl What {
         match self {
             Self::Start { first: true, .. } | Self::Commit => Verb::Create,
             Self::Start { .. } | Self::Restart { .. } => Verb::Restart,
-            Self::Update { .. } => Verb::Update,
+            Self::Update { .. } | Self::Repair { .. } => Verb::Update,
             Self::Control { action, .. } => action.verb(),
             Self::Delete(_) => Verb::Delete,
         }
@@ -173,7 +183,7 @@ impl What {
     pub(crate) fn replaces(&self) -> bool {
         matches!(
             self,
-            Self::Start { .. } | Self::Update { .. } | Self::Restart { .. }
+            Self::Start { .. } | Self::Update { .. } | Self::Restart { .. } | Self::Repair { .. }
         )
     }
 }
@@ -355,7 +365,7 @@ impl State {
                 // Not begun, and nobody knows when it will be.
                 (What::Start { .. } | What::Restart { .. }, Phase::Pending) => Phase::Pending,
                 (What::Start { .. } | What::Restart { .. }, _) => Phase::Running,
-                (What::Update { .. }, Phase::Updating) => Phase::Running,
+                (What::Update { .. } | What::Repair { .. }, Phase::Updating) => Phase::Running,
                 (
                     What::Control {
                         action: ControlAction::Pause {},

@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
 use crate::lifecycle::Trigger;
-use crate::observe::{ended, inferred, show};
+use crate::observe::{ended, gone, inferred, show};
 use crate::partition::Shard;
 use crate::record::What;
 use crate::shared::{Answer, Shared};
@@ -294,21 +294,23 @@ fn take(turn: &mut Turn<'_>, found: RecoveredState) {
             turn.take_status(&status);
             ended(turn, exit, &status.evidence);
         }
-        RecoveredState::Lost(why) => lost(turn, why),
+        // It is not there, and nobody can say how it ended.
+        RecoveredState::Lost(why) => {
+            let evidence = inferred(turn);
+            gone(turn, unknown(why), &evidence);
+        }
         RecoveredState::Foreign(why) => {
             // Never touched again: the reference leads to somebody else's.
             turn.state.handle = None;
-            lost(turn, why);
+            let evidence = inferred(turn);
+            ended(turn, unknown(why), &evidence);
         }
     }
 }
 
-/// It is not there, and nobody can say how it ended.
-fn lost(turn: &mut Turn<'_>, why: String) {
-    let exit = ExitStatus {
+fn unknown(why: String) -> ExitStatus {
+    ExitStatus {
         reason: Some(why),
         ..ExitStatus::default()
-    };
-    let evidence = inferred(turn);
-    ended(turn, exit, &evidence);
+    }
 }

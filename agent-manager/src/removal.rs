@@ -2,14 +2,15 @@
 
 use agent_api_manager::FollowUp;
 use agent_api_model::{
-    Accepted, Cause, DeleteRequest, Error, ErrorKind, EvidenceSource, OpId, Phase, RequestMeta, Result,
+    Accepted, Cause, DeleteRequest, Error, ErrorKind, EvidenceSource, LifecycleKind, OpId, Phase,
+    RequestMeta, Result,
 };
 use agent_core_journal::Class;
 
 use crate::admit::{acceptance, intent};
 use crate::lifecycle::Trigger;
 use crate::line::{Line, Tag, Task};
-use crate::record::{Facts, Intent, Undo, What};
+use crate::record::{Facts, Flight, Intent, Undo, What};
 use crate::turn::Turn;
 
 pub(crate) fn delete(
@@ -23,8 +24,15 @@ pub(crate) fn delete(
         generation: turn.state.generation,
         ..draft
     };
-    if turn.state.phase == Phase::Deleting {
-        return delete_again(turn, meta, accepted);
+    if request.forget && request.orphan {
+        let why =
+            "with `orphan` the driver lets go of the real thing, with `forget` it is not asked: choose one";
+        return Err(Error::invalid("forget", why).with_object(&name));
+    }
+    let first = pending_delete(turn);
+    let again = turn.state.phase == Phase::Deleting;
+    if again && (!request.forget || first.as_ref().is_some_and(|(_, forgets)| *forgets)) {
+        return delete_again(turn, meta, accepted, first.map(|(op_id, _)| op_id));
     }
     let dependents = turn.shared.graph.lock().dependents(&name);
     let staying: Vec<_> = dependents
@@ -59,13 +67,18 @@ pub(crate) fn delete(
     }
     let mut line = acceptance(meta, &accepted, Task::Delete, turn.now);
     line.d = Some(request.clone());
+    line.rp = first.map(|(op_id, _)| op_id);
     let position = turn
         .shared
         .store
         .append(&mut line, Class::Reserved)
         .map_err(|error| error.with_object(&name))?;
     turn.state.record = line.q;
-    let undo = Undo::Phase(turn.state.phase);
+    let undo = match again {
+        // The delete before goes on.
+        true => Undo::Nothing,
+        false => Undo::Phase(turn.state.phase),
+    };
     let cause = Cause::Request {
         verb: agent_api_model::Verb::Delete,
         request_id: meta.id.clone(),
@@ -76,36 +89,58 @@ pub(crate) fn delete(
 }
 
 /// The object is to go: ahead of all that waits. What is under way is waited for, unless it only waits for its next
-/// try.
+/// try, or the driver is not to be asked any more.
 fn begin_delete(turn: &mut Turn<'_>, intent: Intent, cause: Cause) {
     let guid = turn.object.guid;
-    turn.go(Trigger::Delete, cause);
-    turn.push(FollowUp::Withdraw(guid));
+    let forgets = forgets(&intent);
+    if turn.go(Trigger::Delete, cause.clone()) {
+        turn.push(FollowUp::Withdraw(guid));
+    } else {
+        turn.tell(LifecycleKind::Updated, cause);
+    }
     let busy = turn.state.busy();
     busy.queue.push_front(intent);
     busy.deferred = None;
-    if busy.flight.as_ref().is_some_and(|flight| !flight.running) {
+    // A commit asks no driver.
+    let given_up = |flight: &Flight| !flight.running || (forgets && flight.intent.what != What::Commit);
+    if busy.flight.as_ref().is_some_and(given_up) {
         // Put back behind the delete: it goes on should the journal refuse the delete.
         if let Some(flight) = busy.flight.take() {
             let mut intent = flight.intent;
-            intent.maybe_applied |= flight.operation.maybe_applied;
+            intent.maybe_applied |= flight.operation.maybe_applied || flight.running;
             intent.position = flight.operation.after;
             busy.queue.insert(1, intent);
+            if flight.running {
+                turn.push(FollowUp::Cancel(flight.operation.op_id));
+            }
         }
         turn.push(FollowUp::Unwake(guid, agent_api_manager::WakeReason::Retry));
     }
     turn.advance();
 }
 
+/// Whether it takes the object out of the books without the driver.
+pub(crate) fn forgets(intent: &Intent) -> bool {
+    matches!(intent.what, What::Delete(DeleteRequest { forget: true, .. }))
+}
+
+/// The delete that is under way or waits, and whether it asks no driver.
+fn pending_delete(turn: &Turn<'_>) -> Option<(OpId, bool)> {
+    let busy = turn.state.busy.as_ref()?;
+    let flight = busy.flight.iter().map(|flight| &flight.intent);
+    flight
+        .chain(&busy.queue)
+        .find(|intent| matches!(intent.what, What::Delete(_)))
+        .map(|intent| (intent.op_id, forgets(intent)))
+}
+
 /// A second delete is the same as the first; one that waits for its next try is tried at once.
-fn delete_again(turn: &mut Turn<'_>, meta: &RequestMeta, accepted: Accepted) -> Result<(Accepted, u64)> {
-    let first = turn.state.busy.as_ref().and_then(|busy| {
-        let flight = busy.flight.iter().map(|flight| &flight.intent);
-        flight
-            .chain(&busy.queue)
-            .find(|intent| matches!(intent.what, What::Delete(_)))
-            .map(|intent| intent.op_id)
-    });
+fn delete_again(
+    turn: &mut Turn<'_>,
+    meta: &RequestMeta,
+    accepted: Accepted,
+    first: Option<OpId>,
+) -> Result<(Accepted, u64)> {
     let accepted = Accepted {
         op_id: first.unwrap_or(accepted.op_id),
         ..accepted

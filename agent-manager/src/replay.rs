@@ -58,6 +58,11 @@ impl Replay {
                 let keep = self.keep_history;
                 match self.images.get_mut(&line.g) {
                     Some(image) if image.state.record < line.q => {
+                        if let Some(raw) = line.s {
+                            let spec = read_spec(raw.get())?;
+                            image.state.set_spec(raw.get().into(), &spec);
+                            image.state.generation = line.n.max(1);
+                        }
                         image.state.record = line.q;
                         image.apply(line, at, keep);
                         Ok(())
@@ -231,6 +236,9 @@ impl Image {
 
     fn apply(&mut self, line: Line<'_>, at: Timestamp, keep: usize) {
         let state = &mut self.state;
+        if line.hg {
+            state.handle = None;
+        }
         if let Some(handle) = line.h {
             state.handle = Some(handle);
         }
@@ -284,8 +292,13 @@ impl Image {
     pub(crate) fn into_object(self, guid: Guid) -> Object {
         let mut state = self.state;
         state.sequence = (state.sequence / SEQUENCE_LEAP + 1) * SEQUENCE_LEAP;
+        let runs = matches!(state.phase, Phase::Running | Phase::Paused);
         // What never was begun has no chance to have been applied, but who knows which those are.
         for todo in self.todo {
+            if runs && matches!(todo.w, Task::Create | Task::Start) {
+                // It was started: the record of that was lost, and one after it was not.
+                continue;
+            }
             state.maybe_made |= matches!(todo.w, Task::Create | Task::Start | Task::Restart);
             let intent = intent(todo);
             let busy = state.busy();
@@ -302,7 +315,7 @@ fn task_verb(todo: &Todo) -> Verb {
     match (todo.w, &todo.c) {
         (Task::Create, _) => Verb::Create,
         (Task::Start | Task::Restart, _) => Verb::Restart,
-        (Task::Update, _) => Verb::Update,
+        (Task::Update | Task::Repair, _) => Verb::Update,
         (Task::Delete, _) => Verb::Delete,
         (Task::Control, action) => action
             .as_ref()
@@ -325,6 +338,10 @@ fn intent(todo: Todo) -> Intent {
             What::Restart { grace }
         }
         (Task::Restart, ..) => What::Restart { grace: None },
+        (Task::Repair, ..) => What::Repair {
+            why: String::new(),
+            number: None,
+        },
         (Task::Delete, ..) => What::Delete(todo.d.unwrap_or_default()),
         (Task::Control, Some(action), text) => What::Control {
             action,
@@ -387,6 +404,7 @@ pub(crate) fn todo(intent: &Intent) -> Option<Todo> {
                 todo.n = *generation;
             }
         }
+        What::Repair { .. } => todo.w = Task::Repair,
         What::Delete(request) => {
             todo.w = Task::Delete;
             todo.d = Some(request.clone());

@@ -64,7 +64,9 @@ pub(crate) async fn run(shared: &Shared, operation: Operation) -> Outcome {
         _ => None,
     };
     let called = Timestamp::now();
-    let result = call(&**driver, &operation).await;
+    let result = call(&**driver, &operation)
+        .await
+        .and_then(|effect| crate::wanted::check(effect, &operation));
     let returned = Timestamp::now();
     if let Some(watched) = watched {
         watched.returned(matches!(&result, Err(error)

@@ -4,16 +4,18 @@ use std::time::Duration;
 
 use agent_api_driver::{Applied, Deleted, ObjectState};
 use agent_api_manager::{Action, Effect, FollowUp, Outcome, WakeReason};
-use agent_api_model::{Cause, Error, ErrorKind, LifecycleKind, Phase, Verb};
+use agent_api_model::{Cause, Error, ErrorKind, EvidenceSource, LifecycleKind, Phase, Verb};
 use agent_core_journal::Class;
 
-use crate::lifecycle::Trigger;
+use crate::lifecycle::{Trigger, attended};
 use crate::line::{Line, Tag};
 use crate::observe;
-use crate::record::{Flight, Intent, Undo, What, parse};
+use crate::record::{Flight, Intent, Undo, What};
+use crate::removal;
 use crate::shared::count;
 use crate::store;
 use crate::turn::Turn;
+use crate::wanted;
 
 /// A start whose effect nobody can tell is tried so often before the object is `Unknown`.
 const UNCERTAIN_TRIES: u32 = 5;
@@ -38,6 +40,7 @@ pub(crate) fn settle(turn: &mut Turn<'_>, outcome: Outcome) {
         return;
     };
     turn.changed = true;
+    let mut update = None;
     match outcome.result {
         Err(error) if outcome.performed.is_none() && error.operation() == store::OPERATION => {
             undo(turn, flight.intent, flight.before, &error);
@@ -52,12 +55,18 @@ pub(crate) fn settle(turn: &mut Turn<'_>, outcome: Outcome) {
                     flight.operation.after = 0;
                     flight.intent.position = 0;
                 }
+                let first = flight.retries == 0;
+                update = (first && matches!(flight.intent.what, What::Update { .. }))
+                    .then(|| flight.intent.clone());
                 match result {
                     Ok(effect) => done(turn, flight, effect),
                     Err(error) => failed(turn, flight, &error, outcome.performed.is_some()),
                 }
             }
         }
+    }
+    if let Some(update) = update {
+        wanted::follow(turn, &update);
     }
     let deferred = turn
         .state
@@ -88,6 +97,7 @@ fn done(turn: &mut Turn<'_>, flight: Flight, effect: Effect) {
     turn.clear("Retrying");
     match effect {
         Effect::Deleted(deleted) => removed(turn, &flight, deleted),
+        Effect::Nothing if removal::forgets(&flight.intent) => removed(turn, &flight, Deleted::default()),
         Effect::Applied(applied) => applied_now(turn, &flight, applied),
         Effect::Nothing | Effect::Probed(_) => {
             let applies = !matches!(
@@ -110,7 +120,7 @@ fn done(turn: &mut Turn<'_>, flight: Flight, effect: Effect) {
     }
 }
 
-fn applied_now(turn: &mut Turn<'_>, flight: &Flight, applied: Applied) {
+fn applied_now(turn: &mut Turn<'_>, flight: &Flight, mut applied: Applied) {
     let intent = &flight.intent;
     let made = matches!(flight.operation.action, Action::Start | Action::Replace);
     let restarted = matches!(intent.what, What::Restart { .. });
@@ -123,19 +133,27 @@ fn applied_now(turn: &mut Turn<'_>, flight: &Flight, applied: Applied) {
         turn.state.observed_generation = turn.state.observed_generation.max(flight.operation.generation);
         turn.clear("UpdateFailed");
     }
+    let kept = applied
+        .spec
+        .take()
+        .is_some_and(|next| wanted::keep(turn, intent, next));
     let cause = Cause::Done {
         verb: intent.what.verb(),
         op_id: intent.op_id,
     };
+    let note = |turn: &mut Turn<'_>| match kept {
+        true => turn.note_kept(intent),
+        false => turn.note_settled(intent, None, None),
+    };
     let ended = matches!(applied.status.state, ObjectState::Exited | ObjectState::Gone);
     if turn.state.phase == Phase::Deleting {
         turn.take_status(&applied.status);
-        turn.note_settled(intent, None, None);
+        note(turn);
         return;
     }
     if ended {
         // First that it was begun, then that it ended.
-        turn.note_settled(intent, None, None);
+        note(turn);
         observe::show(turn, applied.status, cause);
     } else {
         let before = turn.state.phase;
@@ -148,7 +166,7 @@ fn applied_now(turn: &mut Turn<'_>, flight: &Flight, applied: Applied) {
         if turn.state.phase == before {
             turn.tell(LifecycleKind::Updated, cause);
         }
-        turn.note_settled(intent, None, None);
+        note(turn);
     }
     if made || restarted {
         if restarted {
@@ -158,11 +176,7 @@ fn applied_now(turn: &mut Turn<'_>, flight: &Flight, applied: Applied) {
         }
         turn.register();
     }
-    let attended = matches!(
-        turn.state.phase,
-        Phase::Running | Phase::Paused | Phase::Updating | Phase::Unknown
-    );
-    if new_handle && attended {
+    if (new_handle || kept) && attended(turn.state.phase) {
         turn.collect();
     }
 }
@@ -183,9 +197,15 @@ fn removed(turn: &mut Turn<'_>, flight: &Flight, deleted: Deleted) {
     if let Some(exit) = deleted.exit {
         turn.state.extra().exit = Some(exit);
     }
-    let cause = Cause::Done {
-        verb: Verb::Delete,
-        op_id: flight.operation.op_id,
+    let cause = match removal::forgets(&flight.intent) {
+        true => Cause::Observed {
+            source: EvidenceSource::Inferred,
+            message: "forgotten without asking the driver; the real thing may go on".into(),
+        },
+        false => Cause::Done {
+            verb: Verb::Delete,
+            op_id: flight.operation.op_id,
+        },
     };
     turn.go(Trigger::Deleted, cause);
     forget(turn);
@@ -279,7 +299,7 @@ fn failed(turn: &mut Turn<'_>, mut flight: Flight, error: &Error, performed: boo
             turn.condition("UpdateFailed", error.kind().as_str(), error.to_string());
             turn.go(Trigger::ChangeRefused, cause);
         }
-        (What::Restart { .. }, _) => {
+        (What::Restart { .. } | What::Repair { .. }, _) => {
             turn.go(Trigger::ChangeRefused, cause);
         }
         _ => {}
@@ -293,7 +313,10 @@ fn tries_again(turn: &Turn<'_>, flight: &Flight, error: &Error) -> bool {
     match &flight.intent.what {
         // Nothing else can be done with what is to go.
         What::Delete(_) => true,
-        What::Control { .. } => error.is_retryable() && tries < turn.shared.config.control_tries,
+        // A repair that does not get through gives way to what is asked for; the drift is looked at again.
+        What::Control { .. } | What::Repair { .. } => {
+            error.is_retryable() && tries < turn.shared.config.control_tries
+        }
         _ if error.is_retryable() => true,
         // A panic, or a driver that lost its way: what it did is not known, and the same `op_id` finds out.
         What::Start { .. } | What::Restart { .. } => {
@@ -344,7 +367,7 @@ pub(crate) fn retry(turn: &mut Turn<'_>) {
         turn.launch_again();
         return;
     }
-    crate::removal::dependency_changed(turn);
+    removal::dependency_changed(turn);
 }
 
 /// The journal could not take the record: what was changed for it is changed back.
@@ -426,8 +449,7 @@ fn undo_spec(turn: &mut Turn<'_>, intent: &Intent, before: &std::sync::Arc<str>,
         _ => generation + 1,
     };
     if turn.state.generation == made {
-        let spec = parse(before);
-        turn.state.set_spec(before.clone(), &spec);
+        let spec = wanted::take_back(turn, before);
         turn.state.generation = generation;
         if let Err(error) = turn.shared.graph.lock().set(turn.object.guid, &spec) {
             tracing::warn!(%error, "the dependencies before cannot be restored");

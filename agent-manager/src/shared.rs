@@ -94,6 +94,10 @@ counters! {
     /// Statuses that were older than what was known.
     stale_statuses,
     exits,
+    /// How often a driver said anew that somebody else changed or took away a thing.
+    drifts,
+    /// Things brought back to their spec.
+    repairs,
 }
 
 pub(crate) fn count(counter: &AtomicU64) {

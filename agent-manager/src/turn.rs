@@ -199,6 +199,7 @@ impl<'a> Turn<'a> {
     }
 
     fn leave(&mut self) {
+        self.collect = false;
         self.push(FollowUp::StopCollecting(self.object.guid));
         self.stop_probing();
     }
@@ -318,7 +319,7 @@ impl<'a> Turn<'a> {
                 extra.limits.clone_from(&status.limits);
                 self.changed = true;
             }
-            if extra.driver_conditions != status.conditions {
+            if !crate::observe::same_conditions(&extra.driver_conditions, &status.conditions) {
                 extra.driver_conditions.clone_from(&status.conditions);
                 self.changed = true;
             }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use agent_api_model::{Explanation, ObjectView, OperationView, ResourcesView};
+use agent_api_model::{Explanation, ObjectView, OperationView, Phase, ResourcesView};
 
 use crate::record::{Object, State};
 
@@ -71,7 +71,10 @@ pub(crate) fn explain(object: &Object, state: &State, waits_for: Vec<String>) ->
                 .conditions
                 .iter()
                 .filter(|condition| condition.status && matches!(condition.kind.as_str(), "BackOff"))
-                .map(|condition| format!("the next start: {}", condition.message)),
+                .map(|condition| match state.phase {
+                    Phase::Pending => format!("the next start: {}", condition.message),
+                    _ => format!("the next try: {}", condition.message),
+                }),
         );
     }
     Explanation {

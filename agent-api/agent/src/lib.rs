@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use agent_api_model::{
     Accepted, AgentInfo, ControlAction, CreateRequest, DeleteRequest, Description, DriverView, ExecFrame,
-    ExecRequest, Explanation, HealthReport, Kind, Lease, LeaseId, ListRequest, LogFrame, LogRequest,
-    MonitorRequest, ObjectView, Plan, PlanRequest, RequestMeta, Result, StageTimes, Target, UpdateRequest,
-    WatchEvent, WatchRequest,
+    ExecInputRequest, ExecRequest, Explanation, HealthReport, Kind, Lease, LeaseId, ListRequest, LogFrame,
+    LogRequest, MonitorRequest, ObjectView, Plan, PlanRequest, RequestMeta, Result, StageTimes, Target,
+    UpdateRequest, WatchEvent, WatchRequest,
 };
 use async_trait::async_trait;
 use futures_core::Stream;
@@ -45,7 +45,7 @@ pub trait AgentApi: Send + Sync + 'static {
     /// - Cancelled by drop: it is accepted or not, and a repeat with the same key tells which.
     async fn submit(&self, meta: RequestMeta, change: Change) -> Result<(Accepted, StageTimes)>;
 
-    /// View, spec and methods of an object. Waits for nobody.
+    /// View, spec and methods of an object, with what the driver calls secret left out of the spec. Waits for nobody.
     fn describe(&self, target: &Target) -> Result<Description>;
 
     /// Views by name. Waits for nobody.
@@ -75,8 +75,28 @@ pub trait AgentApi: Send + Sync + 'static {
     /// An object's logs.
     async fn logs(&self, target: &Target, request: &LogRequest) -> Result<ResultStream<LogFrame>>;
 
-    /// Runs a command in an object's context.
-    async fn exec(&self, target: &Target, request: &ExecRequest) -> Result<ResultStream<ExecFrame>>;
+    /// Runs a command in an object's context, for a caller as its bus knows it.
+    ///
+    /// # Behavior
+    ///
+    /// - An interactive one begins with its session, and ends with its stream: where the command ends, at its timeout,
+    ///   and when the caller drops the stream. More than 64 of them at once: `Busy`.
+    /// - A terminal that the kind cannot give: `Unsupported`, and nothing is started.
+    async fn exec(
+        &self,
+        caller: &str,
+        target: &Target,
+        request: &ExecRequest,
+    ) -> Result<ResultStream<ExecFrame>>;
+
+    /// Input for a command that runs interactively. Returns when it is in the command's queue.
+    ///
+    /// # Behavior
+    ///
+    /// - A session that is not there, has ended, or is another caller's: `NotFound`.
+    /// - A command that does not read what it was sent: `Busy`, and nothing was taken in.
+    /// - Input after the end of the input: `Conflict`.
+    async fn exec_input(&self, caller: &str, request: &ExecInputRequest) -> Result<()>;
 
     /// What the agent says of itself. Waits for nobody.
     fn info(&self) -> AgentInfo;

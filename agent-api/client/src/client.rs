@@ -8,8 +8,9 @@ use agent_api_bus_in::{BusCaller, Response};
 use agent_api_bus_out::BusReader;
 use agent_api_model::{
     Accepted, AgentInfo, BatchItem, Change, ControlAction, DeleteRequest, Description, DriverView, Error,
-    ErrorKind, Explanation, HealthReport, Kind, Lease, LeaseId, ListRequest, MonitorRequest, ObjectSpec,
-    ObjectView, Plan, PlanRequest, ReplyBody, Result, Selector, Target, UpdateRequest, Verb,
+    ErrorKind, ExecInputRequest, Explanation, HealthReport, Kind, Lease, LeaseId, ListRequest,
+    MonitorRequest, ObjectSpec, ObjectView, Plan, PlanRequest, ReplyBody, Result, Selector, Target,
+    UpdateRequest, Verb,
 };
 use futures_core::Stream;
 use serde_json::{Value, json};
@@ -150,7 +151,7 @@ impl Client {
         expect_body!(self.one(call).await?, Verb::Delete, Batch)
     }
 
-    /// Pauses, resumes, restarts, signals, scales or resizes one object.
+    /// Pauses, resumes, restarts, signals, scales or resizes one object, or calls a method of its kind.
     pub async fn control(&self, target: &Target, action: &ControlAction) -> Result<Accepted> {
         let verb = action.verb();
         let call = Call::new(verb)
@@ -263,6 +264,13 @@ impl Client {
     /// Tells the agent to read its configuration again. Returns what changed, a sentence each.
     pub async fn reload(&self) -> Result<Vec<String>> {
         expect_body!(self.one(Call::new(Verb::Reload)).await?, Verb::Reload, Reloaded)
+    }
+
+    /// Sends input, or the size of its terminal, to a command that was started interactively: see
+    /// [`ExecFrame::Session`](agent_api_model::ExecFrame::Session). Send one after the other: each waits until there is
+    /// room. Sent again only where nothing of it was taken in.
+    pub async fn exec_input(&self, request: &ExecInputRequest) -> Result<()> {
+        self.done(Call::new(Verb::ExecInput).body(request)?.once()).await
     }
 
     async fn done(&self, call: Call) -> Result<()> {

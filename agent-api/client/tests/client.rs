@@ -141,6 +141,8 @@ async fn what_cannot_work_is_not_sent_again() {
         command: vec!["true".into()],
         env: Default::default(),
         stdin: None,
+        interactive: true,
+        terminal: None,
         timeout: Duration::from_secs(1),
     };
     let error = client.exec(&web(), &request).await.err().unwrap();
@@ -148,6 +150,24 @@ async fn what_cannot_work_is_not_sent_again() {
         (error.kind(), script.asked.lock().len()),
         (ErrorKind::Timeout, 1),
         "it may have run"
+    );
+    let input = ExecInputRequest {
+        session: "a".into(),
+        input: ExecInput::Close {},
+    };
+    let (client, script, _) = scripted(vec![Answer::Silence]).await;
+    let error = client.exec_input(&input).await.err().unwrap();
+    assert_eq!(
+        (error.kind(), script.asked.lock().len()),
+        (ErrorKind::Timeout, 1),
+        "it may have been taken in"
+    );
+    let (client, script, _) = scripted(vec![refused(ErrorKind::Busy), ok(ReplyBody::Done)]).await;
+    client.exec_input(&input).await.unwrap();
+    assert_eq!(
+        script.asked.lock().len(),
+        2,
+        "nothing was taken in the first time"
     );
 }
 
@@ -336,6 +356,7 @@ async fn events_are_those_of_objects() {
             to: Some(Phase::Pending),
             cause: Cause::Dependency {
                 name: "db".parse().unwrap(),
+                met: None,
             },
         },
         sequence: 1,

@@ -33,6 +33,22 @@ pub struct Applied {
     pub handle: Handle,
     /// Its status as it is now.
     pub status: ObjectStatus,
+    /// The spec that is wanted from now on, where the call itself changed what is wanted (a rollback): all of it, of the
+    /// same kind and name. The manager keeps it as a new generation, unless a later change waits already. None
+    /// otherwise. A repeated `op_id` returns the same.
+    pub spec: Option<ObjectSpec>,
+}
+
+impl Applied {
+    /// A handle and a status; the spec stays.
+    #[must_use]
+    pub fn new(handle: Handle, status: ObjectStatus) -> Self {
+        Self {
+            handle,
+            status,
+            spec: None,
+        }
+    }
 }
 
 /// What would a change of the spec do?

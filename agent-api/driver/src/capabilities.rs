@@ -80,6 +80,8 @@ pub struct Capabilities {
     pub resize: bool,
     /// [`Exec`](crate::Exec) is there.
     pub exec: bool,
+    /// [`Exec`](crate::Exec) can give the command a terminal.
+    pub terminal: bool,
     /// [`Logs`](crate::Logs) is there.
     pub logs: bool,
     /// [`Probe`](crate::Probe) is there.
@@ -111,6 +113,18 @@ pub struct Capabilities {
     /// How changes of fields are made, by the paths of a plan's changes (`spec.env`, `resources.memory`); what is not
     /// named is [`FieldChangeMode::Restart`].
     pub fields: BTreeMap<String, FieldChangeMode>,
+    /// Methods that only objects of this kind have, by name (lower-case letters, digits and `_`): called by
+    /// [`ControlAction::Call`](agent_api_model::ControlAction::Call) through [`Control`](crate::Control).
+    pub methods: BTreeMap<String, Method>,
+}
+
+/// A method that only objects of one kind have.
+#[derive(Clone, Debug)]
+pub struct Method {
+    /// What it does, one sentence.
+    pub summary: String,
+    /// The JSON Schema of its arguments, a map. Calls are checked against it before they are accepted.
+    pub arguments: Value,
 }
 
 impl Capabilities {
@@ -125,6 +139,7 @@ impl Capabilities {
             (self.signal, Verb::Signal),
             (self.scale, Verb::Scale),
             (self.resize, Verb::Resize),
+            (!self.methods.is_empty(), Verb::Call),
             (self.exec, Verb::Exec),
             (self.logs, Verb::Logs),
         ]

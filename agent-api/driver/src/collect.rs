@@ -13,8 +13,10 @@ pub struct CollectTarget<'a> {
     pub guid: Guid,
     /// Its reference.
     pub handle: &'a Handle,
-    /// Where the last collection of logs ended; none begins with what is written from now on.
+    /// Where the last collection of logs ended; none where there was no collection before.
     pub log_cursor: Option<&'a str>,
+    /// Where logs begin without a cursor: at the oldest line kept, or with what is written from now on.
+    pub from_start: bool,
 }
 
 /// One collection over many objects.

@@ -136,6 +136,15 @@ pub trait ObjectDriver: Send + Sync + 'static {
     /// - Later calls answer `Unavailable`. A second shutdown is success.
     async fn shutdown(&self, mode: ShutdownMode, deadline: Duration) -> Result<()>;
 
+    /// Takes out of a spec what must not be shown. Called on a copy before a spec is described.
+    ///
+    /// # Behavior
+    ///
+    /// - Values that are secret by the spec's own rules are replaced by a word that says so; all else stays.
+    fn redact(&self, spec: &mut ObjectSpec) {
+        let _ = spec;
+    }
+
     /// Control verbs, where the driver has any.
     fn control(&self) -> Option<&dyn Control> {
         None

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use agent_api_model::{
     ControlAction, ExitStatus, Generation, Guid, LogStream, ObjectSpec, OpId, ProbeAction, Result,
+    TerminalSize,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -34,7 +35,7 @@ pub struct ControlRequest<'a> {
     pub deadline: Duration,
 }
 
-/// Control verbs: pause, resume, restart, signal, scale, resize.
+/// Control verbs: pause, resume, restart, signal, scale, resize, and the methods of the kind's own.
 #[async_trait]
 pub trait Control: Send + Sync {
     /// Does what is asked and returns the handle and status as they are then.
@@ -47,6 +48,8 @@ pub trait Control: Send + Sync {
     /// - A restart returns a running object with a new handle; the same `op_id` restarts once.
     /// - A signal that is not known: `Invalid` at `signal`. Signal 0 and names with and without `SIG` are known.
     /// - A resize returns the limits in force; one that the substrate refuses changes none: `Invalid` or `Conflict`.
+    /// - A call of a method that [`Capabilities::methods`](crate::Capabilities::methods) does not name: `Unsupported`;
+    ///   arguments that do not fit: `Invalid` at `arguments`.
     /// - A handle that is not ours or whose thing is gone: `NotFound`, and nothing is touched.
     async fn control(&self, request: ControlRequest<'_>) -> Result<Applied>;
 }
@@ -106,6 +109,8 @@ pub struct ExecRequest {
     pub env: BTreeMap<String, String>,
     /// When it is killed.
     pub timeout: Duration,
+    /// Give it a terminal of this size; all output is then [`ExecOutput::Stdout`].
+    pub terminal: Option<TerminalSize>,
 }
 
 /// What goes to a command that runs.
@@ -113,6 +118,8 @@ pub struct ExecRequest {
 pub enum ExecInput {
     /// Standard input. The end of the stream closes it.
     Stdin(Bytes),
+    /// The terminal has another size now; nothing where there is no terminal.
+    Resize(TerminalSize),
 }
 
 /// What comes from a command that runs.
@@ -141,6 +148,7 @@ pub trait Exec: Send + Sync {
     /// - It runs with the object's environment, directory, user and limits.
     /// - The last item is `Exit`; all output comes before it.
     /// - Dropping the stream kills the command and what it started; so does the timeout, with `Timeout` as last item.
+    /// - A terminal that the driver cannot give: `Unsupported`, before the stream.
     /// - A command that does not exist: `NotFound`, before the stream. An object that does not run: `Conflict`.
     async fn exec(&self, target: Target<'_>, request: ExecRequest, input: InputStream) -> Result<ExecStream>;
 }

@@ -33,7 +33,7 @@ pub use apply::{
     Applied, ApplyRequest, DeleteRequest, Deleted, PlanRequest, Recovered, RecoveredState, ShutdownMode,
 };
 pub use capabilities::{
-    Capabilities, DriverInfo, FieldChangeMode, KindSchema, LimitCapability, StatusSource,
+    Capabilities, DriverInfo, FieldChangeMode, KindSchema, LimitCapability, Method, StatusSource,
 };
 pub use collect::{CollectRequest, CollectTarget};
 pub use driver::ObjectDriver;

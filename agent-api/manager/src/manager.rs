@@ -65,6 +65,12 @@ pub trait ManagerApi: Send + Sync + 'static {
         Some((view.phase, view.evidence.revision))
     }
 
+    /// Whether people see of an object what a driver shows here besides its state: its handle, details, conditions (but
+    /// for since when), limits and exit (but for when). An object that is not there, or is known in a newer revision,
+    /// has nothing to learn from it: `true`. What the heartbeat asks of each object, so it compares in place, and
+    /// neither builds a view nor writes anything out. No waiting.
+    fn shows(&self, observed: &Observed) -> bool;
+
     /// The spec of an object. No waiting.
     fn spec(&self, guid: Guid) -> Option<Arc<ObjectSpec>>;
 

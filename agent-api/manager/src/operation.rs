@@ -106,6 +106,10 @@ pub struct Performed {
 }
 
 /// What a driver call brought about.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "moved a few times for each driver call, and never kept"
+)]
 #[derive(Clone, Debug)]
 pub enum Effect {
     /// The object is there, with this handle and status.

@@ -6,8 +6,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    EvidenceSource, ExitStatus, Generation, Guid, Kind, ObjectName, ObjectView, OpId, Phase, RequestId,
-    Timestamp, Verb,
+    DependencyCondition, EvidenceSource, ExitStatus, Generation, Guid, Kind, ObjectName, ObjectView, OpId,
+    Phase, RequestId, Timestamp, Verb,
 };
 
 /// One step of an object from phase to phase, with its cause.
@@ -80,10 +80,21 @@ pub enum Cause {
         /// What was seen, in one sentence.
         message: String,
     },
+    /// The real thing is not what the spec wants, because somebody else changed it or took it away.
+    Drift {
+        /// What was seen, in one sentence.
+        message: String,
+        /// The number of the repair that begins, from 1; none where nothing is done yet.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        repair: Option<u32>,
+    },
     /// Something it depends on changed.
     Dependency {
         /// Which.
         name: ObjectName,
+        /// What came true of it; none where it is still waited for.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        met: Option<DependencyCondition>,
     },
     /// It was found, or not found, after a restart of the agent.
     Recovered {
@@ -106,7 +117,23 @@ impl Cause {
             Self::Restart { attempt, delay_ms: 0 } => format!("restart {attempt} at once"),
             Self::Restart { attempt, delay_ms } => format!("restart {attempt} in {delay_ms} ms"),
             Self::Health { message } => format!("health check: {message}"),
-            Self::Dependency { name } => format!("waits for {name}"),
+            Self::Drift {
+                message,
+                repair: None,
+            } => format!("drifted: {message}"),
+            Self::Drift {
+                message,
+                repair: Some(number),
+            } => format!("repair {number}: {message}"),
+            Self::Dependency { name, met: None } => format!("waits for {name}"),
+            Self::Dependency {
+                name,
+                met: Some(DependencyCondition::Running),
+            } => format!("{name} runs"),
+            Self::Dependency {
+                name,
+                met: Some(DependencyCondition::Succeeded),
+            } => format!("{name} succeeded"),
         }
     }
 }

@@ -117,6 +117,10 @@ pub struct Condition {
 }
 
 impl Condition {
+    /// The condition by which a driver says that the real thing is not what the spec wants, because someone else
+    /// changed it. The manager acts on it by the object's [`DriftPolicy`](crate::DriftPolicy).
+    pub const DRIFTED: &'static str = "Drifted";
+
     /// A condition that begins now.
     #[must_use]
     pub fn new(kind: &str, status: bool, reason: &str, message: impl Into<String>) -> Self {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::{AgentId, DriverName, Kind, LimitStatus, Phase, Timestamp, Verb};
 
@@ -82,9 +83,22 @@ pub struct KindView {
     pub kind: Kind,
     /// What can be done with it.
     pub verbs: Vec<Verb>,
+    /// The methods that only objects of this kind have, by name, for `call`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub calls: BTreeMap<String, MethodView>,
     /// Which limits are held, and by what.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub limits: Vec<LimitStatus>,
+}
+
+/// A method that only objects of one kind have.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct MethodView {
+    /// What it does, one sentence.
+    pub summary: String,
+    /// The JSON Schema of its arguments; null where it is not shown.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub arguments: Value,
 }
 
 /// How a driver's substrate is.

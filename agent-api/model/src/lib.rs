@@ -32,18 +32,21 @@ pub use event::{Cause, LifecycleEvent, LifecycleKind, Transition, WatchEvent};
 pub use evidence::{Condition, Evidence, EvidenceSource, ExitStatus};
 pub use health::{HealthCheck, HealthState, ProbeAction};
 pub use id::{AgentId, DriverName, Generation, Guid, Kind, LeaseId, ObjectName, OpId, RequestId, ShardId};
-pub use info::{AgentInfo, BusInfo, DriverState, DriverView, HealthReport, JournalInfo, KindView, QueueInfo};
+pub use info::{
+    AgentInfo, BusInfo, DriverState, DriverView, HealthReport, JournalInfo, KindView, MethodView, QueueInfo,
+};
 pub use object::{
-    Dependency, DependencyCondition, Labels, MAX_LABEL_LENGTH, MAX_LABELS, MAX_NAME_LENGTH, MonitorSpec,
-    ObjectSpec,
+    Dependency, DependencyCondition, DriftPolicy, Labels, MAX_LABEL_LENGTH, MAX_LABELS, MAX_NAME_LENGTH,
+    MonitorSpec, ObjectSpec,
 };
 pub use phase::Phase;
 pub use plan::{Diagnostic, FieldChange, Plan, PlanAction, Severity};
 pub use quantity::{Bytes as ByteQuantity, Cpu};
 pub use request::{
     Accepted, BatchItem, Change, ControlAction, CreateRequest, DeleteRequest, Description, ExecFrame,
-    ExecRequest, Explanation, ListRequest, LogFrame, LogRequest, LogStream, MonitorRequest, PlanRequest,
-    Reply, ReplyBody, RequestMeta, StageTimes, Target, UpdateRequest, Verb, WatchRequest,
+    ExecInput, ExecInputRequest, ExecRequest, Explanation, ListRequest, LogFrame, LogRequest, LogStream,
+    MonitorRequest, PlanRequest, Reply, ReplyBody, RequestMeta, StageTimes, Target, TerminalSize,
+    UpdateRequest, Verb, WatchRequest,
 };
 pub use resources::{Enforcement, IoLimit, LimitStatus, ResourceField, Resources, ResourcesView};
 pub use restart::{Backoff, RestartMode, RestartPolicy};

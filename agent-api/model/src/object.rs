@@ -47,6 +47,9 @@ pub struct ObjectSpec {
     /// How to find out whether it is well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<HealthCheck>,
+    /// What is done when someone else changed the real thing.
+    #[serde(default, skip_serializing_if = "DriftPolicy::is_default")]
+    pub drift: DriftPolicy,
     /// What it may use.
     #[serde(default, skip_serializing_if = "Resources::is_empty")]
     pub resources: Resources,
@@ -78,6 +81,26 @@ pub enum DependencyCondition {
     Running,
     /// It has succeeded.
     Succeeded,
+}
+
+/// What is done when the substrate shows something else than the spec wants, or the real thing was taken away behind
+/// the agent's back. Drivers that can tell say so with the condition [`Condition::DRIFTED`](crate::Condition::DRIFTED).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum DriftPolicy {
+    /// It is brought back to the spec, under the back-off of the restart policy.
+    #[default]
+    Repair,
+    /// It is left as it is; the condition and the phase tell of it.
+    Report,
+}
+
+impl DriftPolicy {
+    /// Whether it is the default.
+    #[must_use]
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Telemetry that is reported from the start.
@@ -115,6 +138,7 @@ impl ObjectSpec {
             depends_on: Vec::new(),
             restart: RestartPolicy::default(),
             health: None,
+            drift: DriftPolicy::default(),
             resources: Resources::default(),
             monitor: None,
             spec: Value::Null,

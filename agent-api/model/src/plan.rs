@@ -61,6 +61,10 @@ pub struct Plan {
     /// What the driver has to say of the spec.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub diagnostics: Vec<Diagnostic>,
+    /// What the driver would make of the spec, for example Kubernetes manifests; null where the spec says it all.
+    /// Holds no secret.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub details: Value,
 }
 
 impl Plan {
@@ -72,6 +76,7 @@ impl Plan {
             changes,
             reason: String::new(),
             diagnostics: Vec::new(),
+            details: Value::Null,
         }
     }
 
@@ -121,41 +126,58 @@ impl FieldChange {
     /// The differences of two JSON values, field by field; lists are compared as a whole.
     #[must_use]
     pub fn between(path: &str, from: &Value, to: &Value) -> Vec<Self> {
+        Self::between_shown(path, (from, from), (to, to))
+    }
+
+    /// The same with each value beside the one that is shown in its place, with secrets left out: a secret that changes
+    /// is a change, and is not shown.
+    #[must_use]
+    pub fn between_shown(path: &str, from: (&Value, &Value), to: (&Value, &Value)) -> Vec<Self> {
         let mut changes = Vec::new();
         collect(path, from, to, &mut changes);
         changes
     }
 }
 
-fn collect(path: &str, from: &Value, to: &Value, changes: &mut Vec<FieldChange>) {
+/// A value of a field, and what is shown of it. What stands for a whole map stands for all in it.
+fn field<'a>((value, shown): (&'a Value, &'a Value), key: &str) -> (&'a Value, &'a Value) {
+    let value = value.get(key).unwrap_or(&Value::Null);
+    match shown {
+        Value::Object(map) => (value, map.get(key).unwrap_or(&Value::Null)),
+        _ if value.is_null() => (value, value),
+        stand_in => (value, stand_in),
+    }
+}
+
+fn collect(
+    path: &str,
+    from @ (old, shown_old): (&Value, &Value),
+    to @ (new, shown_new): (&Value, &Value),
+    changes: &mut Vec<FieldChange>,
+) {
     let empty = serde_json::Map::new();
     let map = |value: &Value| match value {
         Value::Object(map) => Some(map.clone()),
         Value::Null => Some(empty.clone()),
         _ => None,
     };
-    match (map(from), map(to)) {
-        _ if from == to => {}
-        (Some(old), Some(new)) if from.is_object() || to.is_object() => {
-            let keys: std::collections::BTreeSet<_> = old.keys().chain(new.keys()).collect();
+    match (map(old), map(new)) {
+        _ if old == new => {}
+        (Some(before), Some(after)) if old.is_object() || new.is_object() => {
+            let keys: std::collections::BTreeSet<_> = before.keys().chain(after.keys()).collect();
             for key in keys {
                 let at = if path.is_empty() {
                     key.clone()
                 } else {
                     format!("{path}.{key}")
                 };
-                collect(
-                    &at,
-                    old.get(key).unwrap_or(&Value::Null),
-                    new.get(key).unwrap_or(&Value::Null),
-                    changes,
-                );
+                collect(&at, field(from, key), field(to, key), changes);
             }
         }
         _ => changes.push(FieldChange {
             path: path.into(),
-            from: from.clone(),
-            to: to.clone(),
+            from: shown_old.clone(),
+            to: shown_new.clone(),
         }),
     }
 }
@@ -176,5 +198,40 @@ mod tests {
         let paths: Vec<_> = changes.iter().map(|change| change.path.as_str()).collect();
         assert_eq!(paths, ["spec.command", "spec.cwd", "spec.env.B"]);
         assert_eq!(FieldChange::between("x", &json!({"a": 1}), &json!({"a": 1})), []);
+    }
+
+    #[test]
+    fn secrets_are_changes_that_are_not_shown() {
+        let changes = FieldChange::between_shown(
+            "",
+            (
+                &json!({"a": 1, "token": "one", "data": {"k": "v"}, "gone": "secret"}),
+                &json!({"a": 1, "token": "hidden", "data": "hidden", "gone": "hidden"}),
+            ),
+            (
+                &json!({"a": 2, "token": "two", "data": {"k": "w", "l": "x"}}),
+                &json!({"a": 2, "token": "hidden", "data": "hidden"}),
+            ),
+        );
+        let lines: Vec<_> = changes
+            .iter()
+            .map(|change| format!("{} {} {}", change.path, change.from, change.to))
+            .collect();
+        assert_eq!(
+            lines,
+            [
+                "a 1 2",
+                r#"data.k "hidden" "hidden""#,
+                r#"data.l null "hidden""#,
+                r#"gone "hidden" null"#,
+                r#"token "hidden" "hidden""#,
+            ]
+        );
+        let made = FieldChange::between_shown(
+            "",
+            (&Value::Null, &Value::Null),
+            (&json!({"token": "one"}), &json!({"token": "hidden"})),
+        );
+        assert_eq!((made.len(), &made[0].to), (1, &json!("hidden")));
     }
 }

@@ -12,8 +12,8 @@ use serde_json::Value;
 
 use crate::{
     AgentInfo, DriverView, Error, ErrorKind, ExitStatus, Generation, Guid, HealthReport, Lease, LeaseId,
-    ObjectName, ObjectSpec, ObjectView, OpId, Phase, Plan, RequestId, Resources, Selector, Signal, Timestamp,
-    Transition,
+    MethodView, ObjectName, ObjectSpec, ObjectView, OpId, Phase, Plan, RequestId, Resources, Selector,
+    Signal, Timestamp, Transition,
 };
 
 macro_rules! verbs {
@@ -68,8 +68,12 @@ verbs! {
     Scale = "scale",
     /// Change what a running object may use.
     Resize = "resize",
+    /// Call a method that only objects of this kind have.
+    Call = "call",
     /// Run a command in an object's context.
     Exec = "exec",
+    /// Send input, or the size of its terminal, to a command that runs.
+    ExecInput = "exec_input",
     /// Read an object's logs.
     Logs = "logs",
     /// The chain of events that led an object where it is.
@@ -215,6 +219,10 @@ pub struct DeleteRequest {
     pub orphan: bool,
     /// Delete also what depends on it, first. Without it such a delete is refused.
     pub cascade: bool,
+    /// Forget it without asking its driver, also where another delete is under way already: the last resort where the
+    /// driver never answers. The real thing may go on, and is nobody's until it is discovered. Not with `orphan`.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub forget: bool,
     /// Many objects instead of the one in the address.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub selector: Option<Selector>,
@@ -255,6 +263,14 @@ pub enum ControlAction {
         /// The new limits.
         resources: Resources,
     },
+    /// Call a method that only objects of this kind have, for example the rollback of a deployment.
+    Call {
+        /// Its name, as in the methods that `describe` and `drivers` list.
+        method: String,
+        /// Its arguments, by the method's schema: a map.
+        #[serde(default, skip_serializing_if = "Value::is_null")]
+        arguments: Value,
+    },
 }
 
 impl ControlAction {
@@ -268,6 +284,7 @@ impl ControlAction {
             Self::Signal { .. } => Verb::Signal,
             Self::Scale { .. } => Verb::Scale,
             Self::Resize { .. } => Verb::Resize,
+            Self::Call { .. } => Verb::Call,
         }
     }
 }
@@ -440,16 +457,65 @@ pub struct ExecRequest {
     /// What it reads on standard input, all of it at once; at most 1 MiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stdin: Option<String>,
+    /// Whether more input follows by `exec_input`: the first frame is then [`ExecFrame::Session`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub interactive: bool,
+    /// Give it a terminal of this size; all output is then standard output.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub terminal: Option<TerminalSize>,
     /// When it is killed; 60 s by default.
     #[serde(default = "default_ttl", with = "crate::duration::text")]
     #[schemars(with = "String")]
     pub timeout: Duration,
 }
 
+/// The size of a terminal, in characters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TerminalSize {
+    /// Characters in a line.
+    pub columns: u16,
+    /// Lines.
+    pub rows: u16,
+}
+
+/// The body of `exec_input`: to a command that runs with [`ExecRequest::interactive`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ExecInputRequest {
+    /// Which command: from [`ExecFrame::Session`].
+    pub session: String,
+    /// What happened on the caller's side.
+    pub input: ExecInput,
+}
+
+/// What goes to a command that runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+pub enum ExecInput {
+    /// Standard input; at most 64 KiB.
+    Stdin {
+        /// The bytes, base64.
+        data: String,
+    },
+    /// The end of standard input.
+    Close {},
+    /// The terminal has another size now.
+    Resize {
+        /// Its size.
+        size: TerminalSize,
+    },
+}
+
 /// One piece of what an `exec` prints, and at last how it ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum ExecFrame {
+    /// It started and takes input under this name. The first frame of an interactive one, and of no other.
+    Session {
+        /// For [`ExecInputRequest::session`]. Known to the caller alone.
+        session: String,
+    },
     /// Standard output, invalid UTF-8 replaced.
     Stdout {
         /// The text.
@@ -502,10 +568,13 @@ pub struct Description {
     /// The view.
     #[serde(flatten)]
     pub view: Arc<ObjectView>,
-    /// What is wanted.
+    /// What is wanted, with what is secret in it left out: not to be sent back.
     pub spec: Arc<ObjectSpec>,
     /// The verbs that can be called on it.
     pub methods: Vec<Verb>,
+    /// The methods that only objects of its kind have, by name, for `call`; `drivers` has the schemas of their arguments.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub calls: BTreeMap<String, MethodView>,
 }
 
 /// The answer to `explain`.
@@ -605,6 +674,19 @@ mod tests {
         assert!(serde_json::from_str::<ControlAction>(r#"{"verb": "pause"}"#).is_ok());
         assert!(serde_json::from_str::<ControlAction>(r#"{"verb": "pause", "grace": "1s"}"#).is_err());
         assert!(serde_json::from_str::<ControlAction>(r#"{"verb": "restart", "grce": "1s"}"#).is_err());
+        let call =
+            serde_json::from_str::<ControlAction>(r#"{"verb": "call", "method": "rollback"}"#).unwrap();
+        assert_eq!(call.verb(), Verb::Call);
+        assert_eq!(
+            serde_json::to_value(&call).unwrap(),
+            serde_json::json!({"verb": "call", "method": "rollback"})
+        );
+        let input = |text| serde_json::from_str::<ExecInputRequest>(text);
+        assert!(input(r#"{"session": "a", "input": {"type": "close"}}"#).is_ok());
+        assert!(input(r#"{"session": "a", "input": {"type": "stdin", "data": "aA==", "more": 1}}"#).is_err());
+        let resize = r#"{"session": "a", "input": {"type": "resize", "size": {"columns": 80, "rows": 24}}}"#;
+        assert!(input(resize).is_ok());
+        assert!(input(&resize.replace("80", "-1")).is_err());
     }
 
     #[test]

@@ -56,6 +56,16 @@ pub(crate) struct Resize {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+pub(crate) struct Call {
+    pub(crate) method: String,
+    #[serde(default)]
+    pub(crate) arguments: Value,
+    #[serde(default)]
+    pub(crate) selector: Option<Selector>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct SchemaBody {
     pub(crate) kind: Kind,
 }

@@ -4,9 +4,15 @@ use agent_api_agent::Change;
 use agent_api_model::{
     ControlAction, DeleteRequest, Error, ErrorKind, ObjectSpec, Result, Selector, Target, Verb,
 };
+use serde_json::Value;
 
-use crate::body::{Plain, Resize, Restart, Scale, SignalBody, Update};
+use crate::body::{Call, Plain, Resize, Restart, Scale, SignalBody, Update};
 use crate::decode::{Limits, decode};
+
+/// The longest name of a method.
+const LONGEST_METHOD: usize = 63;
+/// The most that a method's arguments have as JSON, in bytes.
+const MOST_ARGUMENTS: usize = 64 << 10;
 
 /// What is to be changed.
 #[derive(Debug)]
@@ -81,6 +87,16 @@ pub(crate) fn wanted(
             }
             control(ControlAction::Resize { resources }, selector)?
         }
+        Verb::Call => {
+            let Call {
+                method,
+                arguments,
+                selector,
+            } = decode(body, limits)?;
+            check_method(&method)?;
+            check_arguments(&arguments)?;
+            control(ControlAction::Call { method, arguments }, selector)?
+        }
         _ => return Ok(None),
     };
     Ok(Some(wanted))
@@ -111,9 +127,46 @@ fn check_signal(signal: &str) -> Result<()> {
     if fits {
         return Ok(());
     }
-    let cut: String = signal.chars().take(80).collect();
+    let cut = cut(signal);
     Err(Error::invalid(
         "signal",
         format!("{cut:?} is not a signal; write for example HUP, SIGHUP or 1"),
     ))
+}
+
+fn check_method(method: &str) -> Result<()> {
+    let fits = (1..=LONGEST_METHOD).contains(&method.len())
+        && method.starts_with(|first: char| first.is_ascii_lowercase())
+        && method
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+    if fits {
+        return Ok(());
+    }
+    let cut = cut(method);
+    Err(Error::invalid(
+        "method",
+        format!(
+            "{cut:?} is not the name of a method: use lower-case letters, digits and '_', a letter first"
+        ),
+    )
+    .with_hint("`describe` and `drivers` list the methods"))
+}
+
+fn check_arguments(arguments: &Value) -> Result<()> {
+    if !arguments.is_null() && !arguments.is_object() {
+        return Err(Error::invalid("arguments", "must be a map: names and values"));
+    }
+    let bytes = arguments.to_string().len();
+    if bytes > MOST_ARGUMENTS {
+        return Err(Error::invalid(
+            "arguments",
+            format!("have {bytes} bytes; the limit is {MOST_ARGUMENTS}"),
+        ));
+    }
+    Ok(())
+}
+
+fn cut(text: &str) -> String {
+    text.chars().take(80).collect()
 }

@@ -8,8 +8,9 @@ use std::time::Duration;
 use agent_api_agent::AgentApi;
 use agent_api_bus_in::{Access, Incoming, RequestHandler, Response};
 use agent_api_model::{
-    Error, ErrorKind, ExecRequest, HealthReport, ListRequest, LogRequest, MonitorRequest, PlanRequest,
-    ReplyBody, RequestId, RequestMeta, Result, StageTimes, Target, Timestamp, Verb, WatchRequest,
+    Error, ErrorKind, ExecInput, ExecInputRequest, ExecRequest, HealthReport, ListRequest, LogRequest,
+    MonitorRequest, PlanRequest, ReplyBody, RequestId, RequestMeta, Result, StageTimes, Target, Timestamp,
+    Verb, WatchRequest,
 };
 use async_trait::async_trait;
 use futures_util::FutureExt;
@@ -27,6 +28,8 @@ use crate::{audit, batch, stream};
 const DRAIN: Duration = Duration::from_secs(30);
 /// The longest trace context that is passed on.
 const LONGEST_TRACE: usize = 512;
+/// What is wrong with a terminal of no size.
+const NO_SIZE: &str = "a terminal has at least one column and one row";
 /// Asked for beside the verbs: whether it lives, whether it is ready, its metrics.
 const LIVE: &str = "live";
 const READY: &str = "ready";
@@ -317,8 +320,30 @@ impl Server {
         if exec.command.first().is_none_or(String::is_empty) {
             return Err(Error::invalid("command", "must not be empty"));
         }
+        if exec
+            .terminal
+            .is_some_and(|size| size.columns == 0 || size.rows == 0)
+        {
+            return Err(Error::invalid("terminal", NO_SIZE));
+        }
         let place = self.streams.take()?;
-        Ok(stream::frames(self.agent.exec(target, &exec).await?, place))
+        let frames = self.agent.exec(&request.meta.caller, target, &exec).await?;
+        Ok(stream::frames(frames, place))
+    }
+
+    /// Input for a command. What is refused leaves a line in the audit log; the rest belongs to the exec that has one.
+    async fn exec_input(&self, request: &Checked) -> Result<ReplyBody> {
+        let input: ExecInputRequest = decode(&request.incoming.payload, self.config.body)?;
+        if let ExecInput::Resize { size } = &input.input
+            && (size.columns == 0 || size.rows == 0)
+        {
+            return Err(Error::invalid("input.size", NO_SIZE));
+        }
+        self.agent
+            .exec_input(&request.meta.caller, &input)
+            .await
+            .inspect_err(|error| audit::write(&request.meta, request.verb.as_str(), "", Some(error)))?;
+        Ok(ReplyBody::Done)
     }
 
     async fn monitor(&self, request: Checked) -> Result<Answer> {
@@ -369,6 +394,7 @@ impl Server {
                 let lease = decode::<Unmonitor>(body, limits)?.lease;
                 audited(agent.unmonitor(lease).await.map(|()| ReplyBody::Done))?
             }
+            Verb::ExecInput => self.exec_input(&request).await?,
             Verb::Info => nothing().map(|_| ReplyBody::Info(Box::new(agent.info())))?,
             Verb::Drivers => nothing().map(|_| ReplyBody::Drivers(agent.drivers()))?,
             Verb::Health => nothing().map(|_| ReplyBody::Health(agent.health()))?,

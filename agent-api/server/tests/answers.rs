@@ -85,6 +85,45 @@ async fn a_batch_is_taken_apart_in_the_order_of_dependence() {
     assert_eq!(keys, again, "and a repeat the same one");
 }
 
+#[tokio::test]
+async fn a_method_is_called_with_its_arguments_on_one_or_many() {
+    let agent = Arc::new(FakeAgent::with(vec![
+        object("web", "shop", &[]),
+        object("db", "shop", &[]),
+        object("other", "else", &[]),
+    ]));
+    let server = server(&agent);
+    let body = r#"{"method":"roll_back","arguments":{"revision":3}}"#;
+    assert_eq!(answer(&server, request("call", Some("web"), body)).await.0, None);
+    assert_eq!(agent.taken(), [r#"method roll_back {"revision":3}"#, "call web"]);
+    let body = r#"{"method":"roll_back","selector":"app=shop"}"#;
+    assert_eq!(answer(&server, request("call", None, body)).await.0, None);
+    let called: Vec<_> = agent
+        .taken()
+        .into_iter()
+        .filter(|asked| asked.starts_with("call"))
+        .collect();
+    assert_eq!(called.len(), 2, "{called:?}");
+}
+
+#[tokio::test]
+async fn an_exec_and_its_input_bear_the_caller() {
+    let agent = Arc::new(FakeAgent::with(vec![object("web", "web", &[])]));
+    let server = server(&agent);
+    let body = r#"{"command":["sh"],"interactive":true,"terminal":{"columns":80,"rows":24}}"#;
+    assert_eq!(answer(&server, request("exec", Some("web"), body)).await.0, None);
+    let body = r#"{"session":"a","input":{"type":"stdin","data":"aGkK"}}"#;
+    let (error, value) = answer(&server, request("exec_input", None, body)).await;
+    assert_eq!((error, reply(&value).ok), (None, Some(ReplyBody::Done)));
+    assert_eq!(
+        agent.taken(),
+        [
+            "exec by uid:1000",
+            r#"exec_input Stdin { data: "aGkK" } by uid:1000"#
+        ]
+    );
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_batch_asks_for_some_at_once() {
     let objects = (0..100).map(|n| object(&format!("o{n}"), "many", &[])).collect();

@@ -63,6 +63,21 @@ async fn each_change_is_in_the_audit_log_and_no_secret_is() {
             Some("web"),
             r#"{"command":["login","canary-4"],"stdin":"canary-5"}"#,
         ),
+        (
+            "call",
+            Some("web"),
+            r#"{"method":"rotate","arguments":{"key":"canary-6"}}"#,
+        ),
+        (
+            "exec_input",
+            None,
+            r#"{"session":"canary-7","input":{"type":"stdin","data":"canary-8"}}"#,
+        ),
+        (
+            "exec_input",
+            None,
+            r#"{"session":"gone","input":{"type":"stdin","data":"canary-9"}}"#,
+        ),
         ("drain", None, ""),
         ("describe", Some("web"), ""),
         ("list", None, ""),

@@ -21,6 +21,10 @@ async fn errors_say_what_where_and_what_to_do() {
         r#"{"a":"#.repeat(80),
         "1}".repeat(80)
     );
+    let large = format!(
+        r#"{{"method":"rollback","arguments":{{"a":"{}"}}}}"#,
+        "x".repeat(70_000)
+    );
     let mut lines = String::new();
     for (verb, object, body) in [
         ("creat", None, "{}"),
@@ -91,7 +95,46 @@ async fn errors_say_what_where_and_what_to_do() {
         ("signal", Some("web"), r#"{"signal":"HUP; rm -rf /"}"#),
         ("scale", Some("web"), r#"{"replicas":-1}"#),
         ("resize", Some("web"), r#"{"resources":{}}"#),
+        ("call", Some("web"), "{}"),
+        ("call", None, r#"{"method":"rollback"}"#),
+        ("call", Some("web"), r#"{"method":"Roll Back"}"#),
+        ("call", Some("web"), r#"{"method":"_x"}"#),
+        ("call", Some("web"), r#"{"method":"rollback","arguments":[1]}"#),
+        ("call", Some("web"), r#"{"method":"rollback","argument":{}}"#),
+        (
+            "call",
+            Some("web"),
+            r#"{"method":"rollback","selector":"app=web"}"#,
+        ),
+        ("call", Some("web"), &large),
         ("exec", Some("web"), r#"{"command":[]}"#),
+        (
+            "exec",
+            Some("web"),
+            r#"{"command":["a"],"terminal":{"columns":0,"rows":24}}"#,
+        ),
+        (
+            "exec",
+            Some("web"),
+            r#"{"command":["a"],"terminal":{"columns":80,"rows":100000}}"#,
+        ),
+        ("exec_input", None, "{}"),
+        ("exec_input", None, r#"{"session":"a","input":{"type":"stdout"}}"#),
+        (
+            "exec_input",
+            None,
+            r#"{"session":"a","input":{"type":"resize","size":{"columns":80,"rows":0}}}"#,
+        ),
+        (
+            "exec_input",
+            Some("web"),
+            r#"{"session":"a","input":{"type":"close"}}"#,
+        ),
+        (
+            "exec_input",
+            None,
+            r#"{"session":"gone","input":{"type":"close"}}"#,
+        ),
         ("logs", Some("web"), r#"{"streams":["stdou"]}"#),
         ("schema", None, r#"{"kind":"proces"}"#),
         ("monitor", None, r#"{"signals":["metric"]}"#),

@@ -19,6 +19,8 @@ fn asked(verb: Verb) -> (Option<&'static str>, &'static str) {
         Verb::Signal => (Some("web"), r#"{"signal":"HUP"}"#),
         Verb::Scale => (Some("web"), r#"{"replicas":2}"#),
         Verb::Resize => (Some("web"), r#"{"resources":{"cpu":"500m"}}"#),
+        Verb::Call => (Some("web"), r#"{"method":"rollback"}"#),
+        Verb::ExecInput => (None, r#"{"session":"a","input":{"type":"close"}}"#),
         Verb::Exec => (Some("web"), r#"{"command":["true"]}"#),
         Verb::Plan => (None, r#"{"delete":{"object":"web"}}"#),
         Verb::Unmonitor => (None, r#"{"lease":"00000000-0000-0000-0000-000000000000"}"#),

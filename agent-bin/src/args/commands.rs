@@ -138,7 +138,8 @@ Examples:
   agent delete web
   agent delete -l app=shop --grace 30s
   agent delete -f examples/quickstart.yaml
-  agent delete web --orphan      forget it and leave the real thing running")]
+  agent delete web --orphan      forget it and leave the real thing running
+  agent delete web --forget      its driver does not answer: forget it without asking")]
 pub(crate) struct DeleteArgs {
     #[command(flatten)]
     pub(crate) targets: Targets,
@@ -148,6 +149,9 @@ pub(crate) struct DeleteArgs {
     /// Forget them, and leave the real things running
     #[arg(long)]
     pub(crate) orphan: bool,
+    /// Forget them without asking their driver; the real things may go on
+    #[arg(long, conflicts_with_all = ["orphan", "grace"])]
+    pub(crate) forget: bool,
     /// Delete what depends on them too, first
     #[arg(long)]
     pub(crate) cascade: bool,
@@ -225,6 +229,37 @@ pub(crate) struct ScaleArgs {
     pub(crate) replicas: u32,
     #[command(flatten)]
     pub(crate) targets: Targets,
+}
+
+/// `call`
+#[derive(Clone, Debug, Args)]
+#[command(
+    override_usage = "agent call [OPTIONS] <NAME> <METHOD> [KEY=VALUE]...\n       agent call [OPTIONS] --selector <SELECTOR> <METHOD> [KEY=VALUE]...",
+    after_help = "\
+Examples:
+  agent call shop rollback
+  agent call shop rollback revision=3 --wait
+  agent call -l app=shop rollback --arguments '{\"revision\": 3}'
+
+A VALUE is read as JSON where it is JSON (3, true, [1,2], '\"3\"'), else as text.
+`agent describe NAME` lists the methods, `agent drivers -o json` their arguments."
+)]
+pub(crate) struct CallArgs {
+    /// Name or GUID of the object, but for --selector; the method; its arguments
+    #[arg(value_name = "NAME METHOD KEY=VALUE", required = true)]
+    pub(crate) words: Vec<String>,
+    /// All objects with these labels
+    #[arg(long, short = 'l', value_name = "SELECTOR")]
+    pub(crate) selector: Option<Selector>,
+    /// The arguments as JSON, a map; those of KEY=VALUE are put in it
+    #[arg(long, value_name = "JSON")]
+    pub(crate) arguments: Option<String>,
+    /// Wait until it is done
+    #[arg(long)]
+    pub(crate) wait: bool,
+    /// Wait no longer than this; the exit code is then 8
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_duration, requires = "wait")]
+    pub(crate) timeout: Duration,
 }
 
 /// `logs`
@@ -306,16 +341,26 @@ pub(crate) struct MonitorArgs {
 Examples:
   agent exec web -- env
   echo 'select 1' | agent exec db -- psql
+  agent exec -i db -- psql < large.sql
+  agent exec -it web -- sh
 
-No shell is involved; write `-- sh -c '…'` for one. What is piped in is passed on.
+No shell is involved; write `-- sh -c '…'` for one. What is piped in is passed on: all of
+it at once, or with -i as it comes. With -it the command has this terminal for its own:
+Ctrl-C goes to it.
 The exit code is the command's own; 128 + n where signal n ended it.")]
 pub(crate) struct ExecArgs {
     /// Name or GUID of the object
     #[arg(value_name = "NAME")]
     pub(crate) name: Target,
-    /// Kill the command after this time
-    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_duration)]
-    pub(crate) timeout: Duration,
+    /// Pass on standard input as it comes
+    #[arg(long, short = 'i')]
+    pub(crate) interactive: bool,
+    /// Give the command a terminal of the size of this one
+    #[arg(long, short = 't')]
+    pub(crate) terminal: bool,
+    /// Kill the command after this time [default: 60s, 24h with -i or -t]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub(crate) timeout: Option<Duration>,
     /// The command and its arguments
     #[arg(value_name = "COMMAND", required = true, last = true)]
     pub(crate) command: Vec<String>,

@@ -6,9 +6,9 @@ mod global;
 use clap::{Parser, Subcommand};
 
 pub(crate) use commands::{
-    ApplyArgs, CheckArgs, CompletionsArgs, ControlArgs, DeleteArgs, DrainArgs, EventsArgs, ExecArgs, GetArgs,
-    LogsArgs, MonitorArgs, NameArgs, PlanArgs, ResizeArgs, RestartArgs, RunArgs, ScaleArgs, SchemaArgs,
-    SignalArgs, Targets, WaitArgs,
+    ApplyArgs, CallArgs, CheckArgs, CompletionsArgs, ControlArgs, DeleteArgs, DrainArgs, EventsArgs,
+    ExecArgs, GetArgs, LogsArgs, MonitorArgs, NameArgs, PlanArgs, ResizeArgs, RestartArgs, RunArgs,
+    ScaleArgs, SchemaArgs, SignalArgs, Targets, WaitArgs,
 };
 pub(crate) use global::{Global, OutputFormat};
 
@@ -74,6 +74,8 @@ pub(crate) enum Command {
     Resize(ResizeArgs),
     /// Change the number of copies of objects
     Scale(ScaleArgs),
+    /// Call a method that only objects of one kind have
+    Call(CallArgs),
     /// Show an object's output
     Logs(LogsArgs),
     /// Show what happens to objects

@@ -22,6 +22,10 @@ pub(super) async fn drivers(context: &Context) -> Outcome {
             context
                 .output
                 .table(&output::drivers(&drivers, format == OutputFormat::Wide))?;
+            if let Some(methods) = output::methods(&drivers) {
+                context.output.line("")?;
+                context.output.table(&methods)?;
+            }
         }
         _ => context.output.value(&drivers)?,
     }

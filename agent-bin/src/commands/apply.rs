@@ -10,13 +10,14 @@ use agent_api_model::{
 use agent_bin_daemon::exit;
 use futures_util::StreamExt;
 use serde::Serialize;
+use serde_json::Value;
 
 use super::Context;
 use super::settle::{Waiting, Wanted};
 use crate::args::{ApplyArgs, Global, OutputFormat, PlanArgs, WaitArgs};
 use crate::failure::{Failure, Outcome, code_of, sentence};
 use crate::files::{self, FileObject};
-use crate::output::{Output, Table};
+use crate::output::{self, Output, Table};
 
 /// Requests under way at once.
 const AT_ONCE: usize = 64;
@@ -275,7 +276,32 @@ pub(super) async fn plan(global: &Global, args: &PlanArgs) -> Outcome {
                 ]);
             }
             context.output.table(&table)?;
+            for (object, plan) in objects.iter().zip(&plans) {
+                if !plan.details.is_null() {
+                    context.output.text(&details(&object.spec.name, &plan.details))?;
+                }
+            }
         }
     }
     Ok(exit::OK)
+}
+
+/// What the driver would make of an object.
+fn details(name: &ObjectName, details: &Value) -> String {
+    let text = output::indented(&output::yaml(details));
+    crate::failure::printable(&format!("\n{name}:\n{text}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn details_are_yaml_under_the_name() {
+        let manifests = serde_json::json!({"manifests": [{"kind": "Deployment", "spec": {"replicas": 2}}]});
+        assert_eq!(
+            details(&ObjectName::new("web").unwrap(), &manifests),
+            "\nweb:\n  manifests:\n  - kind: Deployment\n    spec:\n      replicas: 2\n"
+        );
+    }
 }

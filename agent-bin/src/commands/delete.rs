@@ -16,6 +16,7 @@ pub(super) async fn delete(global: &Global, args: &DeleteArgs) -> Outcome {
         grace: args.grace,
         orphan: args.orphan,
         cascade: args.cascade,
+        forget: args.forget,
         selector: None,
     };
     let mut items = match &args.targets.selector {
@@ -29,10 +30,10 @@ pub(super) async fn delete(global: &Global, args: &DeleteArgs) -> Outcome {
                 .is_none_or(|error| error.kind() != ErrorKind::NotFound)
         });
     }
-    let done = if args.orphan {
-        "orphan accepted"
-    } else {
-        "delete accepted"
+    let done = match (args.orphan, args.forget) {
+        (true, _) => "orphan accepted",
+        (_, true) => "forget accepted",
+        _ => "delete accepted",
     };
     let code = report(&context, &items, done)?;
     if args.wait.no_wait {

@@ -1,26 +1,47 @@
 //! `exec`.
 
 use std::io::{IsTerminal, Read, Write};
+use std::time::Duration;
 
+use agent_api_client::ResultStream;
 use agent_api_model::{ExecFrame, ExecRequest, ExitStatus};
 use agent_bin_daemon::exit;
 use futures_util::StreamExt;
 
 use super::Context;
+use super::talk::talk;
 use crate::args::{ExecArgs, OutputFormat};
 use crate::failure::{Failure, Outcome};
 
 /// The most that is passed on as standard input, in bytes.
 const MAX_STDIN: u64 = 1 << 20;
 
+/// How long a command may run where the command line says nothing.
+const TIMEOUT: Duration = Duration::from_secs(60);
+
 pub(super) async fn exec(context: &Context, args: ExecArgs) -> Outcome {
+    if args.terminal && !context.output.format.is_human() {
+        return Err(Failure::new(
+            exit::USAGE,
+            "what a terminal shows has no form: -t and --output do not go together",
+        ));
+    }
+    if args.interactive || args.terminal {
+        return talk(context, args).await;
+    }
     let request = ExecRequest {
         command: args.command,
         env: Default::default(),
         stdin: stdin()?,
-        timeout: args.timeout,
+        interactive: false,
+        terminal: None,
+        timeout: args.timeout.unwrap_or(TIMEOUT),
     };
-    let mut frames = context.client.exec(&args.name, &request).await?;
+    show(context, context.client.exec(&args.name, &request).await?).await
+}
+
+/// Writes what a command says, and returns its exit code.
+pub(super) async fn show(context: &Context, mut frames: ResultStream<ExecFrame>) -> Outcome {
     let structured = matches!(context.output.format, OutputFormat::Json | OutputFormat::Yaml);
     let mut code = None;
     while let Some(frame) = frames.next().await {
@@ -34,7 +55,7 @@ pub(super) async fn exec(context: &Context, args: ExecArgs) -> Outcome {
                 std::io::stderr().lock().write_all(text.as_bytes())?
             }
             ExecFrame::Exit { status } => code = Some(code_of(&status)),
-            ExecFrame::Stdout { .. } | ExecFrame::Stderr { .. } => {}
+            ExecFrame::Stdout { .. } | ExecFrame::Stderr { .. } | ExecFrame::Session { .. } => {}
         }
     }
     code.ok_or_else(|| Failure::new(exit::FAILED, "the agent did not say how the command ended"))

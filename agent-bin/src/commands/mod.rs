@@ -2,6 +2,7 @@
 
 mod agent;
 mod apply;
+mod call;
 mod check;
 mod control;
 mod delete;
@@ -12,6 +13,7 @@ mod logs;
 mod monitor;
 mod run;
 mod settle;
+mod talk;
 
 use agent_api_client::Client;
 use clap::CommandFactory as _;
@@ -73,6 +75,7 @@ async fn ask(global: &Global, command: Command) -> Outcome {
         Command::Signal(args) => control::signal(global, &args).await,
         Command::Resize(args) => control::resize(global, &args).await,
         Command::Scale(args) => control::scale(global, &args).await,
+        Command::Call(args) => call::call(global, &args).await,
         Command::Logs(args) => logs::logs(&Context::new(global)?, &args).await,
         Command::Events(args) => events::events(&Context::new(global)?, &args).await,
         Command::Monitor(args) => monitor::monitor(&Context::new(global)?, &args).await,

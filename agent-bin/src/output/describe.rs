@@ -20,6 +20,14 @@ pub(crate) fn describe(description: &Description, now: Timestamp) -> String {
         let methods: Vec<_> = description.methods.iter().map(|verb| verb.as_str()).collect();
         field(&mut text, "Methods", methods.join(", "));
     }
+    list(
+        &mut text,
+        "Calls",
+        description
+            .calls
+            .iter()
+            .map(|(name, method)| (name.clone(), method.summary.clone())),
+    );
     text += "Spec:\n";
     text += &indented(&yaml(&*description.spec));
     crate::failure::printable(&text)
@@ -198,6 +206,23 @@ pub(crate) fn drivers(drivers: &[DriverView], wide: bool) -> Table {
     table
 }
 
+/// The table of the methods that only objects of one kind have; none where no kind has any.
+pub(crate) fn methods(drivers: &[DriverView]) -> Option<Table> {
+    let mut table = Table::new(&["KIND", "METHOD", "SUMMARY"]);
+    let mut any = false;
+    for kind in drivers.iter().flat_map(|driver| &driver.kinds) {
+        for (name, method) in &kind.calls {
+            any = true;
+            table.row(vec![
+                kind.kind.to_string().into(),
+                name.clone().into(),
+                method.summary.clone().into(),
+            ]);
+        }
+    }
+    any.then_some(table)
+}
+
 fn driver_state(driver: &DriverView) -> Cell {
     if let Some(feature) = &driver.missing_feature {
         return Cell::styled(format!("not compiled in (feature `{feature}`)"), Style::Faint);
@@ -333,7 +358,8 @@ fn field(text: &mut String, name: &str, value: impl std::fmt::Display) {
     let _ = writeln!(text, "{:<12}{value}", format!("{name}:"));
 }
 
-fn indented(text: &str) -> String {
+/// The lines of a text, two spaces in.
+pub(crate) fn indented(text: &str) -> String {
     text.lines().map(|line| format!("  {line}\n")).collect()
 }
 
@@ -347,16 +373,25 @@ fn word(value: &impl serde::Serialize) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::sync::Arc;
 
     use agent_api_model::{
-        Cause, Condition, ExitStatus, HealthState, LimitStatus, ObjectSpec, Phase, RequestId, ResourceField,
-        Verb,
+        Cause, Condition, ExitStatus, HealthState, KindView, LimitStatus, MethodView, ObjectSpec, Phase,
+        RequestId, ResourceField, Verb,
     };
     use serde_json::json;
 
     use super::super::objects::tests::{NOW, ago, view};
     use super::*;
+
+    fn calls() -> BTreeMap<String, MethodView> {
+        let method = MethodView {
+            summary: "goes back to an earlier revision".into(),
+            arguments: json!({"type": "object"}),
+        };
+        [("rollback".to_owned(), method)].into()
+    }
 
     #[test]
     fn describes_in_full() {
@@ -391,7 +426,8 @@ mod tests {
         let description = Description {
             view: Arc::new(view),
             spec: Arc::new(spec),
-            methods: vec![Verb::Pause, Verb::Resume],
+            methods: vec![Verb::Pause, Verb::Resume, Verb::Call],
+            calls: calls(),
         };
         insta::assert_snapshot!(describe(&description, NOW));
     }
@@ -459,5 +495,34 @@ mod tests {
             driver(None, Some("ray"), None),
         ];
         insta::assert_snapshot!(drivers(&list, true).render(false));
+        assert!(methods(&list).is_none());
+    }
+
+    #[test]
+    fn lists_methods() {
+        let kind = |name: &str, calls| KindView {
+            kind: name.parse().unwrap(),
+            verbs: vec![],
+            calls,
+            limits: vec![],
+        };
+        let driver = DriverView {
+            name: agent_api_model::DriverName::new("kubernetes").unwrap(),
+            version: "0.1.0".into(),
+            summary: String::new(),
+            kinds: vec![
+                kind("kubernetes/manifest", BTreeMap::new()),
+                kind("kubernetes/deployment", calls()),
+            ],
+            health: None,
+            missing_feature: None,
+            in_flight: 0,
+            oldest_call_ms: None,
+        };
+        assert_eq!(
+            methods(&[driver]).unwrap().render(false),
+            "KIND                   METHOD    SUMMARY\n\
+             kubernetes/deployment  rollback  goes back to an earlier revision\n"
+        );
     }
 }

@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::args::OutputFormat;
 use crate::failure::Outcome;
 
-pub(crate) use describe::{describe, drivers, explain, info};
+pub(crate) use describe::{describe, drivers, explain, indented, info, methods};
 pub(crate) use metrics::telemetry_lines;
 pub(crate) use objects::{age, note, object_table, phase_style};
 pub(crate) use table::{Style, Table};

@@ -79,7 +79,8 @@ impl Place {
         path.display().to_string()
     }
 
-    fn command(&self, args: &[&str]) -> Command {
+    /// A command to be started, with nothing on its standard input.
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_agent"));
         command
             .args(args)

@@ -69,6 +69,7 @@ impl Job {
                 guid: member.guid,
                 handle: &member.handle,
                 log_cursor: cursors.get(place).and_then(|cursor| cursor.as_deref()),
+                from_start: member.from_start,
             })
             .collect();
         targets.rotate_left(self.first % members.len().max(1));

@@ -6,12 +6,16 @@ use std::sync::{Arc, OnceLock};
 use agent_api_driver::{DriverSet, Handle};
 use agent_api_model::{DriverName, Guid, LeaseId, ObjectView};
 
+use crate::plan::Held;
+
 /// One object in a layer.
 #[derive(Debug)]
 pub(crate) struct Member {
     pub(crate) guid: Guid,
     pub(crate) view: Arc<ObjectView>,
     pub(crate) handle: Arc<Handle>,
+    /// Whether its logs begin at the oldest line kept, where there is no cursor.
+    pub(crate) from_start: bool,
     /// The leases that cover it; empty where the layer has but one.
     leases: Vec<LeaseId>,
 }
@@ -70,7 +74,8 @@ impl<'a> Layering<'a> {
     }
 
     /// Adds an object that a lease covers. One whose driver is not there is passed over.
-    pub(crate) fn add(&mut self, lease: LeaseId, view: &Arc<ObjectView>, handle: &Arc<Handle>) {
+    pub(crate) fn add(&mut self, held: &Held, view: &Arc<ObjectView>, handle: &Arc<Handle>) {
+        let lease = held.lease.id;
         let Some(driver) = self.drivers.for_kind(&view.kind) else {
             return;
         };
@@ -83,6 +88,7 @@ impl<'a> Layering<'a> {
             guid: view.guid,
             view: view.clone(),
             handle: handle.clone(),
+            from_start: held.from_start,
             leases: vec![lease],
         };
         let batch = driver.capabilities(&view.kind).map_or(0, |can| can.batch_size);

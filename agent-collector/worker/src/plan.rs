@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agent_api_driver::{DriverSet, Handle};
-use agent_api_model::{DriverName, Guid, Lease, LeaseId, ObjectView, Signal};
+use agent_api_model::{DriverName, Guid, Lease, LeaseId, ObjectView, Signal, Timestamp};
 use tokio::time::Instant;
 
 use crate::layer::{Layer, Layering};
@@ -62,8 +62,29 @@ pub(crate) struct Held {
     pub(crate) ends: Option<Instant>,
     /// It was ended, and stays only until the last lines of objects that were taken out before are collected.
     pub(crate) ending: bool,
+    /// It is of the `monitor` part that its object was created with, so its logs begin with the first line.
+    pub(crate) from_start: bool,
     /// Where the logs of each object go on.
     pub(crate) cursors: HashMap<Guid, Arc<str>>,
+}
+
+impl Held {
+    /// Whether it is of its object's own `monitor` part, and so lasts as long as the object: over restarts too.
+    fn is_own(&self) -> bool {
+        is_own(&self.lease)
+    }
+
+    /// The object is not there any more. It comes back where it is restarted, and an own lease goes on with its logs.
+    pub(crate) fn left(&mut self, guid: Guid) {
+        if !self.is_own() {
+            self.cursors.remove(&guid);
+        }
+    }
+}
+
+/// Whether a lease is of an object's own `monitor` part.
+fn is_own(lease: &Lease) -> bool {
+    lease.guid.is_some() && lease.expires.is_none() && lease.ttl.is_none()
 }
 
 /// The last lines of an object that was taken out.
@@ -121,6 +142,8 @@ pub(crate) struct Class {
 #[derive(Debug)]
 pub(crate) struct Plan {
     drivers: DriverSet,
+    /// When it was made. What was created before was perhaps collected from before.
+    since: Timestamp,
     pub(crate) objects: HashMap<Guid, Object>,
     pub(crate) leases: HashMap<LeaseId, Held>,
     pub(crate) classes: BTreeMap<ClassKey, Class>,
@@ -132,6 +155,7 @@ impl Plan {
     pub(crate) fn new(drivers: DriverSet) -> Self {
         Self {
             drivers,
+            since: Timestamp::now(),
             objects: HashMap::new(),
             leases: HashMap::new(),
             classes: BTreeMap::new(),
@@ -181,9 +205,11 @@ impl Plan {
         let mut classes = Vec::new();
         for (key, class) in self.classes.iter_mut().filter(|(key, _)| key.logs) {
             for lease in &class.leases {
-                // Without a cursor nothing was promised of its lines.
+                // Without a cursor nothing was promised of its lines, but where they come from the first on.
                 let held = &self.leases[lease];
-                if !held.ending && held.cursors.contains_key(&guid) {
+                let promised = held.cursors.contains_key(&guid)
+                    || (held.from_start && covers(&held.lease, &object.view));
+                if !held.ending && promised {
                     let group = class.groups.entry(driver.clone()).or_default();
                     group.last_lines.push(LastLines {
                         lease: *lease,
@@ -204,6 +230,10 @@ impl Plan {
         let before = self.leases.remove(&id);
         let mut cursors = HashMap::new();
         let mut same = false;
+        let from_start = match &before {
+            Some(before) => before.from_start,
+            None => is_own(&lease) && self.is_new(lease.guid),
+        };
         if let Some(before) = before {
             same = !before.ending
                 && before.class == class
@@ -221,6 +251,7 @@ impl Plan {
                 class,
                 ends,
                 ending: false,
+                from_start,
                 cursors,
             },
         );
@@ -238,6 +269,12 @@ impl Plan {
             self.version += 1;
         }
         (class, !same)
+    }
+
+    /// Whether an object was created since, and never changed: its `monitor` part is that of its beginning.
+    fn is_new(&self, guid: Option<Guid>) -> bool {
+        let object = guid.and_then(|guid| self.objects.get(&guid));
+        object.is_some_and(|object| object.view.created >= self.since && object.view.generation == 1)
     }
 
     /// Has a lease cover nothing any more, where last lines are still to be collected for it. Returns whether they are.
@@ -308,9 +345,12 @@ impl Plan {
         }
         class.built = self.version;
         let mut layering = Layering::new(&self.drivers, !key.logs);
-        for id in class.leases.iter().filter(|id| !self.leases[*id].ending) {
-            cover(&self.objects, &self.leases[id].lease, |object| {
-                layering.add(*id, &object.view, &object.handle);
+        for held in class.leases.iter().map(|id| &self.leases[id]) {
+            if held.ending {
+                continue;
+            }
+            cover(&self.objects, &held.lease, |object| {
+                layering.add(held, &object.view, &object.handle);
             });
         }
         let mut layers = layering.finish();
@@ -352,7 +392,7 @@ impl Plan {
             };
             if leases.contains(id) {
                 cover(&self.objects, &held.lease, |object| {
-                    layering.add(*id, &object.view, &object.handle);
+                    layering.add(held, &object.view, &object.handle);
                 });
                 continue;
             }
@@ -361,7 +401,7 @@ impl Plan {
                     && covers(&held.lease, &object.view)
                     && !held.cursors.contains_key(guid)
                 {
-                    layering.add(*id, &object.view, &object.handle);
+                    layering.add(held, &object.view, &object.handle);
                 }
             }
         }
@@ -386,13 +426,15 @@ impl Plan {
         group.last_lines.retain(|last| {
             let in_time = last.until > now;
             if !in_time && let Some(held) = leases.get_mut(&last.lease) {
-                held.cursors.remove(&last.object.view.guid);
+                held.left(last.object.view.guid);
             }
             in_time
         });
         let mut layering = Layering::new(&self.drivers, false);
         for last in &group.last_lines {
-            layering.add(last.lease, &last.object.view, &last.object.handle);
+            if let Some(held) = leases.get(&last.lease) {
+                layering.add(held, &last.object.view, &last.object.handle);
+            }
         }
         layering.finish().remove(driver).unwrap_or_default()
     }

@@ -3,7 +3,9 @@
 
 mod common;
 
-use agent_api_model::Signal;
+use std::sync::Arc;
+
+use agent_api_model::{Guid, Lease, ObjectView, Signal, Timestamp};
 use agent_collector_worker::WorkerConfig;
 use common::{FakeDriver, Mode, add, lease, object, pass, worker};
 
@@ -194,4 +196,121 @@ async fn last_lines_that_nobody_takes_are_given_up() {
     assert!(calls < 40, "{calls}");
     pass(600_000).await;
     assert_eq!(driver.calls().len(), calls);
+}
+
+/// An object that is created now.
+fn created() -> Arc<ObjectView> {
+    let mut view = Arc::unwrap_or_clone(object("fake", "web", "web"));
+    view.created = Timestamp::now();
+    Arc::new(view)
+}
+
+/// A lease of the object's own `monitor` part.
+fn own(guid: Guid) -> Lease {
+    Lease {
+        guid: Some(guid),
+        ..lease("", LOGS, 1_000)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_objects_own_logs_begin_with_the_first_line_and_those_of_a_later_lease_from_now() {
+    let driver = FakeDriver::new("fake", 0);
+    let (worker, sink) = worker(&[&driver], WorkerConfig::default());
+    let view = created();
+    driver.write(view.guid, lines(0..5));
+    let guid = add(&worker, &view);
+    let own = own(guid);
+    worker.begin(own.clone()).unwrap();
+    pass(100).await;
+    assert_eq!(sink.lines(own.id, guid), lines(0..5));
+    let later = Lease {
+        ttl: Some(std::time::Duration::from_secs(60)),
+        ..lease("", LOGS, 1_000)
+    };
+    let of_it = Lease {
+        guid: Some(guid),
+        id: agent_api_model::LeaseId::generate(),
+        ..later.clone()
+    };
+    worker.begin(later.clone()).unwrap();
+    worker.begin(of_it.clone()).unwrap();
+    pass(100).await;
+    driver.write(guid, lines(5..10));
+    pass(2_000).await;
+    assert_eq!(sink.lines(own.id, guid), lines(0..10));
+    assert_eq!(sink.lines(later.id, guid), lines(5..10));
+    assert_eq!(sink.lines(of_it.id, guid), lines(5..10));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_objects_own_logs_go_on_over_its_restart_without_a_gap() {
+    let driver = FakeDriver::new("fake", 0);
+    let (worker, sink) = worker(&[&driver], WorkerConfig::default());
+    let view = created();
+    let guid = add(&worker, &view);
+    let own = own(guid);
+    worker.begin(own.clone()).unwrap();
+    for round in 0..3 {
+        driver.write(guid, lines(round * 10..round * 10 + 10));
+        worker.remove(guid);
+        pass(30_000).await;
+        // What it writes before it is there for the collector.
+        driver.write(guid, lines(100 + round..101 + round));
+        add(&worker, &view);
+        pass(2_000).await;
+    }
+    let expected: Vec<_> = (0..3)
+        .flat_map(|round| {
+            [
+                lines(round * 10..round * 10 + 10),
+                lines(100 + round..101 + round),
+            ]
+            .concat()
+        })
+        .collect();
+    assert_eq!(sink.lines(own.id, guid), expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_lines_of_an_object_that_ended_at_once_come_all() {
+    for apart in [0, 100] {
+        let driver = FakeDriver::new("fake", 0);
+        let (worker, sink) = worker(&[&driver], WorkerConfig::default());
+        let view = created();
+        driver.write(view.guid, lines(0..5));
+        let guid = add(&worker, &view);
+        pass(apart).await;
+        let own = own(guid);
+        worker.begin(own.clone()).unwrap();
+        worker.remove(guid);
+        pass(5_000).await;
+        assert_eq!(sink.lines(own.id, guid), lines(0..5), "{apart}");
+        worker.end(own.id);
+        pass(1_000).await;
+        assert_eq!(*sink.ended.lock(), [own.id]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_line_is_repeated_after_a_restart_of_the_agent_or_a_change_of_the_monitor_part() {
+    let driver = FakeDriver::new("fake", 0);
+    let (worker, sink) = worker(&[&driver], WorkerConfig::default());
+    // Created before this worker was; and one whose spec was changed since.
+    let before = object("fake", "before", "web");
+    let mut changed = Arc::unwrap_or_clone(created());
+    changed.generation = 2;
+    for view in [before, Arc::new(changed)] {
+        driver.write(view.guid, lines(0..5));
+        let guid = add(&worker, &view);
+        let own = own(guid);
+        worker.begin(own.clone()).unwrap();
+        pass(100).await;
+        driver.write(guid, lines(5..10));
+        pass(2_000).await;
+        assert_eq!(sink.lines(own.id, guid), lines(5..10), "{}", view.name);
+        assert!(worker.retune(own.id, std::time::Duration::from_millis(500)));
+        pass(2_000).await;
+        assert_eq!(sink.lines(own.id, guid), lines(5..10), "{}", view.name);
+    }
 }

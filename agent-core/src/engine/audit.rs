@@ -2,6 +2,11 @@
 //!
 //! Per shard and driver at most one audit is under way. It asks the driver for many objects at once, compares off the
 //! shard, and brings back only those that differ, so that a walk in which nothing changed costs the shard nothing.
+//!
+//! What differs is what a person would see: the state, the handle, the conditions, the details, the limits and the exit,
+//! and a newer revision in any case. Not since when a condition holds, nor when something was seen or ended: a driver
+//! that looks anew may not know it. The values are compared where they lie, so a walk over a hundred thousand objects
+//! copies and writes out nothing.
 
 use std::collections::{BTreeMap, HashSet};
 use std::panic::AssertUnwindSafe;
@@ -185,7 +190,7 @@ async fn audit(shared: Arc<Shared>, cell: Arc<DriverCell>, chunks: Vec<Chunk>) -
         for (at, observed) in out.drain(..).enumerate() {
             let guid = observed.guid;
             let news = match objects.get(at).filter(|object| object.0 == guid) {
-                Some(_) => differs(before[at], &observed),
+                Some(_) => differs(before[at], &observed) || !shared.manager.shows(&observed),
                 None => asked
                     .get_or_insert_with(|| objects.iter().map(|(guid, _)| *guid).collect())
                     .contains(&guid),
@@ -195,7 +200,7 @@ async fn audit(shared: Arc<Shared>, cell: Arc<DriverCell>, chunks: Vec<Chunk>) -
                 shared
                     .manager
                     .known(guid)
-                    .is_some_and(|known| differs(known, &observed))
+                    .is_some_and(|known| differs(known, &observed) || !shared.manager.shows(&observed))
             };
             if news && still() {
                 audited.seen.push(observed);
@@ -243,9 +248,10 @@ fn targets<'a>(objects: &[&'a (Guid, Arc<Handle>)]) -> Vec<Target<'a>> {
         .collect()
 }
 
-/// Whether a status says something that is not known. Where in doubt yes: the partition decides.
+/// Whether a status is newer than what is known, or its state is not of the phase. Where in doubt yes: the partition
+/// decides.
 fn differs((phase, revision): (Phase, u64), observed: &Observed) -> bool {
-    if observed.handle.is_some() || observed.status.evidence.revision > revision {
+    if observed.status.evidence.revision > revision {
         return true;
     }
     !match phase {

@@ -7,11 +7,11 @@ use std::time::Duration;
 use agent_core::Agent;
 use agent_core::api::agent::AgentApi;
 use agent_core::api::driver::{DriverEvent, ObjectState, ObjectStatus};
-use agent_core::api::model::{DriverState, ErrorKind, Kind, Phase};
+use agent_core::api::model::{Condition, DriverState, ErrorKind, Kind, Phase};
 use serde_json::json;
 
 use crate::fake_driver::{FakeFactory, Knobs, Stub, evidence};
-use crate::world::world;
+use crate::world::{World, world};
 
 #[tokio::test(start_paused = true)]
 async fn an_unknown_kind_is_answered_with_the_known_ones() {
@@ -151,6 +151,25 @@ async fn the_heartbeat_finds_what_no_event_told() {
         .until("corrected", |w| w.book.phase("o3") == Some(Phase::Paused))
         .await;
     assert_eq!(world.counter("heartbeat_corrected"), 1);
+
+    // The driver did not count this one up.
+    let drifted = |holds: bool| {
+        let mut status = ObjectStatus::new(ObjectState::Running, evidence(1));
+        status.conditions =
+            Vec::from_iter(holds.then(|| Condition::new(Condition::DRIFTED, true, "Edited", "")));
+        status
+    };
+    knobs.observed.lock().insert(guids[5], drifted(true));
+    let shown = |world: &World| world.book.view("o5").unwrap().conditions.len();
+    world.until("drift is told", |w| shown(w) == 1).await;
+    let walked = world.counter("heartbeat_observed");
+    world
+        .until("another walk", |w| w.counter("heartbeat_observed") >= walked + 20)
+        .await;
+    assert_eq!(world.counter("heartbeat_corrected"), 2, "told once");
+    knobs.observed.lock().insert(guids[5], drifted(false));
+    world.until("it is no more", |w| shown(w) == 0).await;
+    assert_eq!(world.counter("heartbeat_corrected"), 3);
 }
 
 #[tokio::test(start_paused = true)]

@@ -7,14 +7,15 @@ use std::time::Duration;
 
 use agent_core::api::driver::{
     Applied, ApplyRequest, Build, Capabilities, CollectRequest, Control, ControlRequest, DeleteRequest,
-    Deleted, DriverEvent, DriverFactory, DriverInfo, EventStream, Handle, KindSchema, ObjectDriver,
-    ObjectState, ObjectStatus, Observed, PlanRequest, Recovered, RecoveredState, ShutdownMode, Target,
-    async_trait,
+    Deleted, DriverEvent, DriverFactory, DriverInfo, EventStream, Exec, ExecInput, ExecOutput, ExecRequest,
+    ExecStream, Handle, InputStream, KindSchema, Method, ObjectDriver, ObjectState, ObjectStatus, Observed,
+    PlanRequest, Recovered, RecoveredState, ShutdownMode, Target, async_trait,
 };
 use agent_core::api::model::{
-    Diagnostic, DriverName, DriverState, Error, ErrorKind, Evidence, EvidenceSource, Guid, Kind, ObjectSpec,
-    Plan, PlanAction, Result, TelemetryBatch,
+    ControlAction, Diagnostic, DriverName, DriverState, Error, ErrorKind, Evidence, EvidenceSource,
+    ExitStatus, Guid, Kind, ObjectSpec, Plan, PlanAction, Result, TelemetryBatch,
 };
+use futures_util::StreamExt;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, mpsc};
@@ -44,6 +45,10 @@ pub(crate) struct Knobs {
     pub(crate) hang_shutdown: AtomicBool,
     pub(crate) panic_everywhere: AtomicBool,
     pub(crate) shutdowns: Mutex<Vec<ShutdownMode>>,
+    /// The actions of `control`.
+    pub(crate) controlled: Mutex<Vec<ControlAction>>,
+    /// Commands that run.
+    pub(crate) commands: Arc<AtomicUsize>,
 }
 
 impl Knobs {
@@ -69,6 +74,8 @@ impl Knobs {
             hang_shutdown: AtomicBool::new(false),
             panic_everywhere: AtomicBool::new(false),
             shutdowns: Mutex::default(),
+            controlled: Mutex::default(),
+            commands: Arc::default(),
         })
     }
 
@@ -136,6 +143,19 @@ impl DriverFactory for FakeFactory {
         let mut capabilities = Capabilities::default();
         capabilities.signal = true;
         capabilities.resize = true;
+        capabilities.exec = true;
+        capabilities.terminal = self.0.name.as_str() != "plain";
+        if self.0.name.as_str() == "fake" {
+            let method = Method {
+                summary: "goes back to an earlier revision".into(),
+                arguments: json!({
+                    "type": "object",
+                    "properties": {"revision": {"type": "integer", "minimum": 1}},
+                    "additionalProperties": false
+                }),
+            };
+            capabilities.methods.insert("rollback".into(), method);
+        }
         capabilities.max_in_flight = self.0.max_in_flight;
         Ok(Arc::new(FakeDriver {
             info: DriverInfo {
@@ -147,7 +167,7 @@ impl DriverFactory for FakeFactory {
             schema: KindSchema {
                 spec: json!({
                     "type": "object",
-                    "properties": {"size": {"type": "integer"}},
+                    "properties": {"size": {"type": "integer"}, "token": {"type": "string"}},
                     "additionalProperties": false
                 }),
                 status: json!({}),
@@ -196,10 +216,10 @@ struct FakeDriver {
 }
 
 fn applied(revision: u64) -> Applied {
-    Applied {
-        handle: Handle::new(1, Value::Null),
-        status: ObjectStatus::new(ObjectState::Running, evidence(revision)),
-    }
+    Applied::new(
+        Handle::new(1, Value::Null),
+        ObjectStatus::new(ObjectState::Running, evidence(revision)),
+    )
 }
 
 #[async_trait]
@@ -314,8 +334,68 @@ impl ObjectDriver for FakeDriver {
         Ok(())
     }
 
+    fn redact(&self, spec: &mut ObjectSpec) {
+        self.knobs.panics();
+        if let Some(token) = spec.spec.get_mut("token") {
+            *token = json!("hidden");
+        }
+    }
+
     fn control(&self) -> Option<&dyn Control> {
         Some(self)
+    }
+
+    fn exec(&self) -> Option<&dyn Exec> {
+        Some(self)
+    }
+}
+
+/// A command: `copy` says what it reads and the sizes of its terminal, `hang` neither reads nor ends.
+struct Command {
+    input: InputStream,
+    hangs: bool,
+    over: bool,
+    commands: Arc<AtomicUsize>,
+}
+
+impl Drop for Command {
+    fn drop(&mut self) {
+        self.commands.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[async_trait]
+impl Exec for FakeDriver {
+    async fn exec(&self, _: Target<'_>, request: ExecRequest, input: InputStream) -> Result<ExecStream> {
+        self.knobs.commands.fetch_add(1, Ordering::Relaxed);
+        let command = Command {
+            input,
+            hangs: request.command[0] == "hang",
+            over: false,
+            commands: Arc::clone(&self.knobs.commands),
+        };
+        Ok(Box::pin(futures_util::stream::unfold(
+            command,
+            async |mut command| {
+                if command.over {
+                    return None;
+                }
+                if command.hangs {
+                    std::future::pending::<()>().await;
+                }
+                let output = match command.input.next().await {
+                    Some(ExecInput::Stdin(bytes)) => ExecOutput::Stdout(bytes),
+                    Some(ExecInput::Resize(size)) => {
+                        ExecOutput::Stdout(format!("{}x{}", size.columns, size.rows).into())
+                    }
+                    None => {
+                        command.over = true;
+                        ExecOutput::Exit(ExitStatus::with_code(0))
+                    }
+                };
+                Some((Ok(output), command))
+            },
+        )))
     }
 }
 
@@ -323,6 +403,7 @@ impl ObjectDriver for FakeDriver {
 impl Control for FakeDriver {
     async fn control(&self, request: ControlRequest<'_>) -> Result<Applied> {
         self.knobs.panics();
+        self.knobs.controlled.lock().push(request.action.clone());
         Ok(applied(request.generation))
     }
 }

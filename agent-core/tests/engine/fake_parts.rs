@@ -178,6 +178,12 @@ impl ManagerApi for FakeManager {
             .map(|kept| Arc::clone(&kept.view))
     }
 
+    fn shows(&self, observed: &Observed) -> bool {
+        self.view(observed.guid).is_none_or(|view| {
+            (&view.conditions, &view.details) == (&observed.status.conditions, &observed.status.details)
+        })
+    }
+
     fn spec(&self, guid: Guid) -> Option<Arc<ObjectSpec>> {
         self.0
             .objects
@@ -407,6 +413,8 @@ impl Partition for FakePartition {
         self.book.log(format!("observe shard{}", self.shard.0));
         let view = self.book.set(observed.guid, |view| {
             view.evidence = observed.status.evidence.clone();
+            view.conditions.clone_from(&observed.status.conditions);
+            view.details.clone_from(&observed.status.details);
             view.phase = match observed.status.state {
                 ObjectState::Running => Phase::Running,
                 ObjectState::Exited => Phase::Succeeded,

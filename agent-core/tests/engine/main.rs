@@ -9,6 +9,7 @@ mod fake_driver;
 mod fake_parts;
 mod world;
 
+mod calls;
 mod drivers;
 mod isolation;
 mod lanes;

@@ -242,9 +242,19 @@ fn busy_life(world: &mut World) {
     world.settle_all();
     world.control("b", ControlAction::Pause {}).unwrap();
     world.settle_all();
+    world.fake().returns(spec_with("b", json!({"spec": {"x": 0}})));
+    let action = ControlAction::Call {
+        method: "rollback".into(),
+        arguments: json!({"to": 1}),
+    };
+    world.control("b", action).unwrap();
+    world.settle_all();
     world.made(spec("c"));
     world.delete("c", false).unwrap();
     world.settle_all();
+    let observed = world.fake().drifts(world.guid("a"), false);
+    world.observe(observed);
+    world.pass(Duration::from_secs(1));
     world.exits("a", 2);
     world
         .control("a", ControlAction::Restart { grace: None })

@@ -1,17 +1,18 @@
 //! A driver that writes down every call, and fails as it is told.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use agent_api_driver::{
     Applied, ApplyRequest, Capabilities, CollectRequest, Control, ControlRequest, DeleteRequest, Deleted,
-    DriverInfo, EventStream, Handle, KindSchema, Mark, ObjectDriver, ObjectState, ObjectStatus, Observed,
-    PlanRequest, Probe, ProbeOutcome, ProbeRequest, Recovered, RecoveredState, ShutdownMode, Target,
+    DriverInfo, EventStream, Handle, KindSchema, Mark, Method, ObjectDriver, ObjectState, ObjectStatus,
+    Observed, PlanRequest, Probe, ProbeOutcome, ProbeRequest, Recovered, RecoveredState, ShutdownMode,
+    Target,
 };
 use agent_api_model::{
-    ControlAction, Diagnostic, DriverName, DriverState, Error, ErrorKind, Evidence, EvidenceSource,
-    ExitStatus, Guid, Kind, ObjectSpec, OpId, Plan, PlanAction, Result, TelemetryBatch,
+    Condition, ControlAction, Diagnostic, DriverName, DriverState, Error, ErrorKind, Evidence,
+    EvidenceSource, ExitStatus, Guid, Kind, ObjectSpec, OpId, Plan, PlanAction, Result, TelemetryBatch,
 };
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -62,6 +63,12 @@ struct Inner {
     probes: VecDeque<ProbeOutcome>,
     foreign: Vec<u64>,
     validate: Vec<Diagnostic>,
+    /// What drifted; an apply brings it back, unless somebody keeps at it.
+    drifted: BTreeSet<Guid>,
+    stubborn: bool,
+    /// What the next calls return as the spec; known to the substrate by operation.
+    specs: VecDeque<ObjectSpec>,
+    returned: HashMap<OpId, ObjectSpec>,
 }
 
 pub(super) struct Fake {
@@ -78,6 +85,12 @@ impl Fake {
         capabilities.resize = true;
         capabilities.restart = true;
         capabilities.probe = true;
+        capabilities.ends = true;
+        let method = Method {
+            summary: "goes back".into(),
+            arguments: json!({"type": "object"}),
+        };
+        capabilities.methods.insert("rollback".into(), method);
         capabilities.adoptable = true;
         capabilities.discoverable = true;
         Arc::new(Self {
@@ -179,6 +192,27 @@ impl Fake {
         self.inner.lock().foreign.len()
     }
 
+    /// Somebody changes the real thing; `stubborn`: again after each repair.
+    pub(super) fn drifts(&self, guid: Guid, stubborn: bool) -> Observed {
+        {
+            let mut inner = self.inner.lock();
+            inner.drifted.insert(guid);
+            inner.stubborn = stubborn;
+        }
+        self.status(guid)
+    }
+
+    /// What was changed is changed back by whoever did it.
+    pub(super) fn relents(&self, guid: Guid) -> Observed {
+        self.inner.lock().drifted.remove(&guid);
+        self.status(guid)
+    }
+
+    /// The next call makes this spec.
+    pub(super) fn returns(&self, spec: ObjectSpec) {
+        self.inner.lock().specs.push_back(spec);
+    }
+
     pub(super) fn vanish(&self, guid: Guid) {
         self.inner.lock().things.retain(|_, (of, _)| *of != guid);
     }
@@ -219,7 +253,7 @@ impl Fake {
         let revision = inner.revision;
         let thing = inner.things.values().rev().find(|(of, _)| *of == guid);
         let status = match thing {
-            Some((_, thing)) => status(thing, revision),
+            Some((_, thing)) => status(thing, revision, inner.drifted.contains(&guid)),
             None => ObjectStatus::new(ObjectState::Gone, Evidence::now(EvidenceSource::Poll, revision)),
         };
         Observed {
@@ -271,10 +305,14 @@ fn running(thing: &Thing) -> bool {
     matches!(thing.state, ObjectState::Running | ObjectState::Paused)
 }
 
-fn status(thing: &Thing, revision: u64) -> ObjectStatus {
+fn status(thing: &Thing, revision: u64, drifted: bool) -> ObjectStatus {
     let mut status = ObjectStatus::new(thing.state, Evidence::now(EvidenceSource::Event, revision));
     status.exit.clone_from(&thing.exit);
     status.details = json!({"id": thing.id, "generation": thing.generation});
+    if drifted {
+        let condition = Condition::new(Condition::DRIFTED, true, "Changed", "the image is another");
+        status.conditions.push(condition);
+    }
     status
 }
 
@@ -285,11 +323,9 @@ fn id(handle: &Handle) -> Option<u64> {
 impl Inner {
     fn applied(&mut self, id: u64) -> Applied {
         self.revision += 1;
-        let (_, thing) = &self.things[&id];
-        Applied {
-            handle: Handle::new(1, json!(id)),
-            status: status(thing, self.revision),
-        }
+        let (guid, thing) = &self.things[&id];
+        let drifted = self.drifted.contains(guid);
+        Applied::new(Handle::new(1, json!(id)), status(thing, self.revision, drifted))
     }
 
     fn make(&mut self, guid: Guid, op_id: OpId, generation: u64) -> u64 {
@@ -380,6 +416,9 @@ impl ObjectDriver for Fake {
                 }
             };
             inner.done.insert((request.op_id, "apply"), id);
+            if !inner.stubborn {
+                inner.drifted.remove(&request.guid);
+            }
             inner.applied(id)
         };
         self.end(fault, applied).await
@@ -426,12 +465,13 @@ impl ObjectDriver for Fake {
                 inner.revision += 1;
                 let revision = inner.revision;
                 let id = id(target.handle).unwrap_or(0);
+                let drifted = inner.drifted.contains(&target.guid);
                 let state = match inner.things.get(&id) {
                     _ if inner.foreign.contains(&id) => RecoveredState::Foreign("somebody else's".into()),
                     Some((_, thing)) if running(thing) => {
-                        RecoveredState::Adopted(status(thing, revision), None)
+                        RecoveredState::Adopted(status(thing, revision, drifted), None)
                     }
-                    Some((_, thing)) => RecoveredState::Exited(status(thing, revision)),
+                    Some((_, thing)) => RecoveredState::Exited(status(thing, revision, drifted)),
                     None => RecoveredState::Lost("not there any more".into()),
                 };
                 Recovered {
@@ -481,6 +521,12 @@ impl ObjectDriver for Fake {
         Ok(())
     }
 
+    fn redact(&self, spec: &mut ObjectSpec) {
+        if let Some(token) = spec.spec.get_mut("token") {
+            *token = "hidden".into();
+        }
+    }
+
     fn control(&self) -> Option<&dyn Control> {
         Some(self)
     }
@@ -498,6 +544,7 @@ impl Control for Fake {
             ControlAction::Resume {} => "resume",
             ControlAction::Restart { .. } => "restart",
             ControlAction::Signal { .. } => "signal",
+            ControlAction::Call { .. } => "call",
             _ => "resize",
         };
         let fault = self
@@ -535,7 +582,14 @@ impl Control for Fake {
                 _ => {}
             }
             inner.done.insert((request.op_id, "control"), at);
-            inner.applied(at)
+            let mut applied = inner.applied(at);
+            if method == "call" {
+                if let Some(next) = inner.specs.pop_front() {
+                    inner.returned.insert(request.op_id, next);
+                }
+                applied.spec = inner.returned.get(&request.op_id).cloned();
+            }
+            applied
         };
         self.end(fault, applied).await
     }

@@ -3,6 +3,7 @@
 use agent_api_driver::ProbeOutcome;
 
 use super::fake::Fault;
+use super::faulty_disk::{Disk, Faulty};
 use super::*;
 
 fn probed(extra: serde_json::Value) -> ObjectSpec {
@@ -143,4 +144,61 @@ fn who_depends_on_it_waits_until_it_is_well() {
         (health(&world).as_str(), world.phase("b").as_str()),
         ("Healthy", "Running")
     );
+}
+
+#[test]
+fn a_check_that_an_update_adds_changes_or_removes_follows() {
+    let mut world = World::new();
+    world.made(spec("a"));
+    let check =
+        |interval: &str| json!({"health": {"tcp": "localhost:1", "interval": interval, "timeout": "1s"}});
+    world.update("a", check("10s")).unwrap();
+    world.settle_all();
+    assert!(world.wake_in("a", WakeReason::Probe).is_some(), "it begins");
+    world.pass(Duration::from_secs(1));
+    assert_eq!(health(&world), "Healthy");
+
+    // Changed while a probe of the one before is under way.
+    world.fake().fault("probe", Fault::Hang);
+    world.pass(Duration::from_secs(10));
+    assert_eq!(world.hanging.len(), 1);
+    world.update("a", check("3s")).unwrap();
+    world.settle_all();
+    assert_eq!((world.hanging.len(), world.cancelled), (0, 1));
+    assert_eq!(health(&world), "Starting");
+    let before = world.fake().calls("probe").len();
+    world.pass(Duration::from_secs(10));
+    assert_eq!(health(&world), "Healthy");
+    assert_eq!(
+        world.fake().calls("probe").len() - before,
+        4,
+        "at once, after 3, 6 and 9 s"
+    );
+
+    world.fake().probes([unwell("x"), unwell("x"), unwell("x")]);
+    world.pass(Duration::from_secs(9));
+    assert!(world.condition("a", "Unhealthy").is_some());
+    world.update("a", json!({"health": null})).unwrap();
+    world.settle_all();
+    assert_eq!(world.wake_in("a", WakeReason::Probe), None);
+    assert_eq!(
+        (world.view("a").health, world.condition("a", "Unhealthy")),
+        (None, None)
+    );
+    assert_eq!(world.phase("a"), "Running");
+}
+
+#[test]
+fn a_check_that_could_not_be_written_down_is_none() {
+    let disk = Disk::default();
+    let mut world = World::with(1, Faulty::on(&disk), |_| {});
+    world.made(probed(json!({})));
+    world.pass(Duration::from_secs(1));
+    disk.breaks();
+    assert!(world.update("a", json!({"health": null})).is_err());
+    world.settle_all();
+    disk.works();
+    assert_eq!(health(&world), "Starting", "what was wanted before begins anew");
+    world.pass(Duration::from_secs(1));
+    assert_eq!(health(&world), "Healthy");
 }

@@ -89,6 +89,15 @@ fn plans_change_nothing_and_are_true() {
     .unwrap();
     assert_eq!(create.action, PlanAction::Create);
     assert!(create.reason.contains("z to be created"), "{}", create.reason);
+    let secret = spec_with("b", json!({"spec": {"token": "canary"}}));
+    let secret = format!(
+        "{:?}",
+        plan(&world, PlanRequest::Apply(Box::new(secret))).unwrap()
+    );
+    assert!(
+        secret.contains("hidden") && !secret.contains("canary"),
+        "{secret}"
+    );
     world.made(spec_with("c", json!({"depends_on": [{"name": "a"}]})));
     let delete = |cascade| PlanRequest::Delete {
         object: Target::Name(name("a")),

@@ -2,9 +2,11 @@
 //! by hand.
 
 mod admission;
+mod drift;
 mod durability;
 mod fake;
 mod faulty_disk;
+mod forget;
 mod health;
 mod many;
 mod order;
@@ -12,6 +14,7 @@ mod recovery;
 mod restarts;
 mod saga;
 mod settling;
+mod wanted;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;

@@ -93,6 +93,29 @@ fn success_is_waited_for() {
         (world.phase("job"), world.phase("after")),
         ("Succeeded".into(), "Running".into())
     );
+    assert_eq!(world.history("after")[1], "Pending → Creating: job succeeded");
+}
+
+#[test]
+fn the_last_dependency_is_the_cause_of_the_start() {
+    let mut world = world();
+    world.create(needs("web", &["api", "db"])).unwrap();
+    world.made(spec("api"));
+    assert_eq!(world.phase("web"), "Pending");
+    world.made(spec("db"));
+    assert_eq!(
+        world.history("web"),
+        [
+            "- → Pending: create requested",
+            "Pending → Creating: db runs",
+            "Creating → Running: create done"
+        ]
+    );
+    // Where it waits for nothing any more, because it is not to, the request is the cause.
+    world.create(needs("late", &["never"])).unwrap();
+    world.update("late", json!({"depends_on": null})).unwrap();
+    world.settle_all();
+    assert_eq!(world.history("late")[1], "Pending → Creating: create requested");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Outcomes and statuses: what counts, and what is too old.
 
-use agent_api_driver::ObjectState;
+use agent_api_driver::{Handle, ObjectState};
 use agent_api_manager::{Action, Effect};
 
 use super::fake::Fault;
@@ -152,6 +152,13 @@ fn what_no_longer_runs_is_not_collected_from() {
     world.delete("a", false).unwrap();
     world.settle_all();
     assert_eq!(world.others, ["stop a", "withdraw a", "gone a"]);
+    // Its end comes with a new handle.
+    let guid = world.made(spec("b"));
+    world.others.clear();
+    let mut observed = world.fake().ends(guid, 0);
+    observed.handle = Some(Handle::new(1, json!(77)));
+    world.observe(observed);
+    assert_eq!(world.others, ["stop b"]);
 }
 
 #[test]

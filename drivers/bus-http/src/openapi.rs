@@ -3,8 +3,8 @@
 use std::sync::LazyLock;
 
 use agent_api_model::{
-    DeleteRequest, ExecFrame, ExecRequest, LogFrame, MonitorRequest, ObjectSpec, PlanRequest, Reply,
-    Resources, Selector, UpdateRequest, WatchEvent,
+    DeleteRequest, ExecFrame, ExecInput, ExecRequest, LogFrame, MonitorRequest, ObjectSpec, PlanRequest,
+    Reply, Resources, Selector, UpdateRequest, WatchEvent,
 };
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, SchemaGenerator};
@@ -130,6 +130,11 @@ fn query(route: &Route) -> &'static [(&'static str, &'static str, &'static str)]
                 "Leave the real thing running and only forget it",
             ),
             ("cascade", "boolean", "Delete also what depends on it, first"),
+            (
+                "forget",
+                "boolean",
+                "Forget it without asking its driver; the real thing may go on",
+            ),
         ],
         Action::Topics => &[(
             "from",
@@ -172,6 +177,7 @@ fn body(route: &Route, types: &mut SchemaGenerator) -> Option<Value> {
         Action::Verb("delete") => of::<DeleteRequest>(types),
         Action::Verb("plan") => of::<PlanRequest>(types),
         Action::Verb("monitor") => of::<MonitorRequest>(types),
+        Action::Session => of::<ExecInput>(types),
         Action::Verb("drain") => Some(json!({
             "type": "object",
             "properties": {"deadline": {"type": "string", "examples": ["30s"]}},
@@ -180,12 +186,14 @@ fn body(route: &Route, types: &mut SchemaGenerator) -> Option<Value> {
             let selector = types.subschema_for::<Selector>().to_value();
             let control = json!({
                 "type": "object",
-                "description": "restart: grace; signal: signal; scale: replicas; resize: resources; pause and resume: nothing. In batches also the selector.",
+                "description": "restart: grace; signal: signal; scale: replicas; resize: resources; call: method and arguments; pause and resume: nothing. In batches also the selector.",
                 "properties": {
                     "grace": {"type": "string"},
                     "signal": {"type": "string"},
                     "replicas": {"type": "integer"},
                     "resources": types.subschema_for::<Resources>().to_value(),
+                    "method": {"type": "string"},
+                    "arguments": {"type": "object"},
                     "selector": selector,
                 },
             });

@@ -105,7 +105,7 @@ pub(crate) fn query_body(query: &str) -> Result<Map<String, Value>> {
             "limit" | "tail" => value
                 .parse::<u64>()
                 .map_or_else(|_| Value::String(value.clone()), Value::from),
-            "follow" | "orphan" | "cascade" => match value.as_str() {
+            "follow" | "orphan" | "cascade" | "forget" => match value.as_str() {
                 "true" | "1" | "" => Value::Bool(true),
                 "false" | "0" => Value::Bool(false),
                 _ => Value::String(value),

@@ -13,6 +13,8 @@ pub(crate) enum Action {
     AnyVerb,
     /// The same, with a selector in the body: a verb that changes objects.
     BatchVerb,
+    /// `exec_input` with the session of the address; the body is the input.
+    Session,
     /// `schema` with the kind of the address.
     Schema,
     /// `unmonitor` with the lease of the address.
@@ -84,7 +86,13 @@ pub(crate) const ROUTES: &[Route] = &[
         "POST",
         "/v1/objects/{name}/{verb}",
         Action::ObjectVerb,
-        "Any verb on one object: pause, resume, restart, signal, scale, resize, exec …",
+        "Any verb on one object: pause, resume, restart, signal, scale, resize, call, exec …",
+    ),
+    route(
+        "POST",
+        "/v1/exec/{session}/input",
+        Action::Session,
+        "Send input to a command that runs interactively",
     ),
     route(
         "POST",
@@ -308,6 +316,10 @@ mod tests {
         assert_eq!(
             found(Method::GET, "/v1/topics/agent.%3E"),
             Ok((Action::Topics, one("agent.>")))
+        );
+        assert_eq!(
+            found(Method::POST, "/v1/exec/7f/input"),
+            Ok((Action::Session, one("7f")))
         );
         assert_eq!(found(Method::GET, "/v1/nothing"), Err(NoRoute::Path));
         assert_eq!(found(Method::GET, "/v1/objects/"), Err(NoRoute::Path));

@@ -10,6 +10,8 @@ use agent_api_model::{Error, ErrorKind, Timestamp};
 use bytes::Bytes;
 use hyper::header::{self, HeaderValue};
 use hyper::{HeaderMap, Request, StatusCode};
+use serde::Serialize;
+use serde_json::value::RawValue;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::body::{Body, Lines};
@@ -96,6 +98,10 @@ async fn try_answer(
         }
         _ => {}
     }
+    let session = match found.action {
+        Action::Session => found.words.first().cloned(),
+        _ => None,
+    };
     let (verb, object, mut extra) = address(found)?;
     let success = if agent_changes(&verb) {
         StatusCode::ACCEPTED
@@ -124,6 +130,9 @@ async fn try_answer(
         payload = serde_json::to_vec(&extra)
             .expect("a map of JSON values is JSON")
             .into();
+    }
+    if let Some(session) = session {
+        payload = input_body(&session, &payload)?;
     }
     let incoming = Incoming {
         verb,
@@ -169,7 +178,16 @@ fn respond(status: StatusCode, content_type: &'static str, body: Body) -> HttpRe
 fn agent_changes(verb: &str) -> bool {
     matches!(
         verb,
-        "create" | "update" | "delete" | "pause" | "resume" | "restart" | "signal" | "scale" | "resize"
+        "create"
+            | "update"
+            | "delete"
+            | "pause"
+            | "resume"
+            | "restart"
+            | "signal"
+            | "scale"
+            | "resize"
+            | "call"
     )
 }
 
@@ -275,7 +293,7 @@ fn address(found: Found) -> Result<Address, Error> {
                 let cut: String = verb.chars().take(80).collect();
                 return Err(
                     Error::new(ErrorKind::Unsupported, format!("{cut:?} is not done in batches"))
-                        .with_hint("batches: delete, pause, resume, restart, signal, scale, resize"),
+                        .with_hint("batches: delete, pause, resume, restart, signal, scale, resize, call"),
                 );
             }
             (verb, None)
@@ -290,6 +308,7 @@ fn address(found: Found) -> Result<Address, Error> {
             extra.insert("kind".into(), kind.into());
             ("schema".into(), None)
         }
+        Action::Session => ("exec_input".into(), None),
         Action::Lease => {
             extra.insert("lease".into(), word().into());
             ("unmonitor".into(), None)
@@ -297,6 +316,19 @@ fn address(found: Found) -> Result<Address, Error> {
         Action::Topics | Action::OpenApi => (String::new(), None),
     };
     Ok((verb, object, extra))
+}
+
+/// The body of `exec_input`: the session of the address around the input of the body, which is not looked at here.
+fn input_body(session: &str, input: &[u8]) -> Result<Bytes, Error> {
+    #[derive(Serialize)]
+    struct Input<'a> {
+        session: &'a str,
+        input: &'a RawValue,
+    }
+    let input = serde_json::from_slice::<&RawValue>(input)
+        .map_err(|_| Error::new(ErrorKind::Invalid, "the body is not JSON"))?;
+    let body = serde_json::to_vec(&Input { session, input }).expect("JSON and a text around it are JSON");
+    Ok(body.into())
 }
 
 fn stream_permit(shared: &Shared) -> Result<OwnedSemaphorePermit, Error> {

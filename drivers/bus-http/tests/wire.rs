@@ -250,7 +250,9 @@ async fn addresses_become_verbs() {
         ),
         ("PATCH", "/v1/objects/web", "update", Some("web"), ""),
         ("POST", "/v1/objects/web/pause", "pause", Some("web"), ""),
+        ("POST", "/v1/objects/web/call", "call", Some("web"), ""),
         ("POST", "/v1/batch/restart", "restart", None, ""),
+        ("POST", "/v1/batch/call", "call", None, ""),
         ("POST", "/v1/call/anything", "anything", None, ""),
         (
             "GET",
@@ -280,6 +282,8 @@ async fn addresses_become_verbs() {
         ("GET", "/v1/objects/%ff", "400"),
         ("PUT", "/v1/objects", "405"),
         ("POST", "/v1/batch/create", "422"),
+        ("POST", "/v1/exec/7f/input", "400"),
+        ("GET", "/v1/exec/7f/input", "405"),
         ("GET", "/v1/objects?limit=1&limit=2", "400"),
         ("GET", "/v1/topics/a..b", "400"),
         ("GET", "/v1/topics/a?from=yesterday", "400"),
@@ -290,6 +294,47 @@ async fn addresses_become_verbs() {
         assert!(answer.contains("\"error\":{\"code\":"), "{answer}");
     }
     assert!(place.handler.seen.requests.lock().is_empty());
+}
+
+#[tokio::test]
+async fn input_goes_to_the_session_of_the_address() {
+    let place = open(HttpLimits::default(), false).await;
+    let post = async |session: &str, body: &str| {
+        let request = format!(
+            "POST /v1/exec/{session}/input HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        exchange(place.connect().await, &request).await
+    };
+    let answer = post("7f", r#" {"type":"stdin","data":"aGkK"} "#).await;
+    assert_eq!(status(&answer), "200", "{answer}");
+    let answer = post("a%22%7d", r#"{"type":"close"}"#).await;
+    assert_eq!(status(&answer), "200", "{answer}");
+    for bad in ["", "{", "{} {}", r#"{"a":1},"session":"other""#] {
+        assert_eq!(status(&post("7f", bad).await), "400", "{bad}");
+    }
+    let got: Vec<_> = place
+        .handler
+        .seen
+        .requests
+        .lock()
+        .drain(..)
+        .map(|got| {
+            (
+                got.verb,
+                got.object,
+                String::from_utf8(got.payload.to_vec()).unwrap(),
+            )
+        })
+        .collect();
+    let wanted = [
+        r#"{"session":"7f","input":{"type":"stdin","data":"aGkK"}}"#,
+        r#"{"session":"a\"}","input":{"type":"close"}}"#,
+    ];
+    assert_eq!(
+        got,
+        wanted.map(|payload| ("exec_input".to_owned(), None, payload.to_owned()))
+    );
 }
 
 #[tokio::test]

@@ -11,19 +11,18 @@ use agent_api_driver::{
 };
 use futures_util::StreamExt;
 use rustix::process::Signal;
-use tokio::io::AsyncWriteExt;
-use tokio::net::unix::pipe::Sender;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::error;
-use crate::sdk::exec::{Ours, Output, Theirs, pipes};
+use crate::sdk::exec::{Input, Ours, Output, Theirs, pipes};
 use crate::sdk::exit::ExitKind;
 use crate::sdk::identity::{MARK_AGENT, MARK_GUID, MARK_OP};
 use crate::sdk::probe;
 use crate::sdk::procfs;
 use crate::sdk::spawn::{self, Descriptors, Launch};
-use crate::sdk::sweep::signal_group;
+use crate::sdk::sweep::{kill_session, signal_group};
+use crate::sdk::terminal::terminal;
 use crate::sdk::users::Ids;
 use crate::shared::Shared;
 use crate::table::{Command, Watched, exit_status};
@@ -36,6 +35,8 @@ struct Running {
     pidfd: Arc<OwnedFd>,
     pid: i32,
     start_ticks: u64,
+    /// It has a terminal, and what it started may be in other groups of its session.
+    terminal: bool,
     ended: Option<oneshot::Receiver<ExitKind>>,
     _slot: OwnedSemaphorePermit,
 }
@@ -43,7 +44,7 @@ struct Running {
 impl Drop for Running {
     fn drop(&mut self) {
         if self.ended.is_some()
-            && let Err(error) = signal_group(self.pidfd.as_fd(), self.pid, self.start_ticks, Signal::KILL)
+            && let Err(error) = self.kill()
         {
             tracing::warn!(pid = self.pid, %error, "cannot kill a command");
         }
@@ -51,6 +52,14 @@ impl Drop for Running {
 }
 
 impl Running {
+    fn kill(&self) -> std::io::Result<bool> {
+        let pidfd = self.pidfd.as_fd();
+        match self.terminal {
+            true => kill_session(pidfd, self.pid, self.start_ticks),
+            false => signal_group(pidfd, self.pid, self.start_ticks, Signal::KILL),
+        }
+    }
+
     /// Cancelling by drop loses nothing.
     async fn end(&mut self) -> ExitKind {
         let Some(ended) = self.ended.as_mut() else {
@@ -137,6 +146,7 @@ impl Shared {
         argv: Vec<String>,
         env: BTreeMap<String, String>,
         theirs: Option<Theirs>,
+        terminal: bool,
     ) -> Result<Running> {
         self.check_open()?;
         if argv.first().is_none_or(String::is_empty) || argv.iter().any(|a| a.contains('\0')) {
@@ -169,6 +179,7 @@ impl Shared {
             launch.argv = argv;
             launch.env.retain(|(key, _)| !env.contains_key(key));
             launch.env.extend(env);
+            launch.terminal = terminal;
             let failed = |e: std::io::Error| error::system(&e, "cannot start the command", guid);
             let null = || {
                 std::fs::OpenOptions::new()
@@ -180,13 +191,20 @@ impl Shared {
             let cgroup = group.directory().map_err(failed)?;
             let cgroups = group.entries().map_err(failed)?;
             let fds = match theirs {
-                Some(t) => Descriptors {
-                    stdin: Some(t.stdin),
-                    stdout: t.stdout,
-                    stderr: t.stderr,
-                    cgroup,
-                    cgroups,
-                },
+                Some(t) => {
+                    if let (true, Some(ids)) = (terminal, launch.ids) {
+                        // So that the command can open its terminal by name; it works without, too.
+                        let owner = Some(rustix::fs::Uid::from_raw(ids.uid));
+                        let _ = rustix::fs::fchown(&t.stdin, owner, None);
+                    }
+                    Descriptors {
+                        stdin: Some(t.stdin),
+                        stdout: t.stdout,
+                        stderr: t.stderr,
+                        cgroup,
+                        cgroups,
+                    }
+                }
                 None => Descriptors {
                     stdin: None,
                     stdout: null()?,
@@ -203,6 +221,7 @@ impl Shared {
                 pidfd: Arc::clone(&pidfd),
                 pid: spawned.identity.pid,
                 start_ticks: spawned.identity.start_ticks,
+                terminal,
                 ended: Some(ended),
                 _slot: slot,
             };
@@ -239,10 +258,20 @@ impl Shared {
                 stderr,
             },
             theirs,
-        ) = pipes().map_err(|e| error::system(&e, "cannot make pipes", target.guid))?;
+        ) = match request.terminal {
+            Some(size) => terminal(size.columns, size.rows)
+                .map_err(|e| error::system(&e, "cannot make a terminal", target.guid))?,
+            None => pipes().map_err(|e| error::system(&e, "cannot make pipes", target.guid))?,
+        };
         let deadline = Instant::now() + request.timeout;
         let running = self
-            .run_command(target.guid, request.command, request.env, Some(theirs))
+            .run_command(
+                target.guid,
+                request.command,
+                request.env,
+                Some(theirs),
+                request.terminal.is_some(),
+            )
             .await?;
         let session = Session {
             guid: target.guid,
@@ -280,7 +309,7 @@ impl Shared {
             ProbeAction::Exec(command) => {
                 let try_once = async {
                     let mut running = self
-                        .run_command(guid, command.clone(), BTreeMap::new(), None)
+                        .run_command(guid, command.clone(), BTreeMap::new(), None, false)
                         .await?;
                     Ok::<_, Error>(running.end().await)
                 };
@@ -309,7 +338,7 @@ impl Shared {
 struct Session {
     guid: Guid,
     running: Running,
-    stdin: Option<Sender>,
+    stdin: Option<Input>,
     input: Option<InputStream>,
     unwritten: bytes::Bytes,
     stdout: Output,
@@ -350,7 +379,7 @@ impl Session {
                         // Somebody who left the group still holds the pipes; what it writes is no longer this command's.
                         Some(kind) => Ok(ExecOutput::Exit(exit_status(kind, None))),
                         None => {
-                            let killed = signal_group(self.running.pidfd.as_fd(), self.running.pid, self.running.start_ticks, Signal::KILL);
+                            let killed = self.running.kill();
                             let error = error::timeout(self.guid, "the command");
                             Err(match killed {
                                 Ok(_) => error,
@@ -365,19 +394,31 @@ impl Session {
 }
 
 /// Writes one piece of input, or closes standard input at the end of it. Cancelling by drop loses nothing.
-async fn feed(stdin: &mut Option<Sender>, input: &mut Option<InputStream>, unwritten: &mut bytes::Bytes) {
+async fn feed(stdin: &mut Option<Input>, input: &mut Option<InputStream>, unwritten: &mut bytes::Bytes) {
     if unwritten.is_empty() {
-        match input.as_mut() {
-            Some(stream) => match stream.next().await {
-                Some(ExecInput::Stdin(piece)) => *unwritten = piece,
-                None => (*stdin, *input) = (None, None),
-            },
-            None => *stdin = None,
+        let next = match input.as_mut() {
+            Some(stream) => stream.next().await,
+            None => None,
+        };
+        match (next, stdin.as_ref()) {
+            (Some(ExecInput::Stdin(piece)), _) => *unwritten = piece,
+            (Some(ExecInput::Resize(size)), Some(Input::Terminal(terminal))) => {
+                if let Err(error) = terminal.resize(size.columns, size.rows) {
+                    tracing::debug!(%error, "a terminal keeps its size");
+                }
+            }
+            (Some(ExecInput::Resize(_)), _) => {}
+            (None, Some(Input::Terminal(terminal))) => {
+                *input = None;
+                terminal.close().await;
+                *stdin = None;
+            }
+            (None, _) => (*stdin, *input) = (None, None),
         }
         return;
     }
-    if let Some(pipe) = stdin.as_mut()
-        && pipe.write_buf(unwritten).await.is_err()
+    if let Some(writer) = stdin.as_mut()
+        && writer.write(unwritten).await.is_err()
     {
         // The command does not read any more.
         (*stdin, *input) = (None, None);

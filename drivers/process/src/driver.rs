@@ -164,6 +164,7 @@ fn capabilities(host: &Host) -> Capabilities {
     can.signal = true;
     can.resize = true;
     can.exec = true;
+    can.terminal = true;
     can.logs = true;
     can.probe = true;
     can.metrics = true;

@@ -9,7 +9,7 @@ use agent_api_driver::model::{
     Evidence, EvidenceSource, ExitStatus, Guid, LogRecord, Loss, MetricKind, MetricPoint, MetricValue,
     Signal, TelemetryBatch, Timestamp,
 };
-use agent_api_driver::{CollectRequest, ObjectState, ObjectStatus, Observed, Result, Target};
+use agent_api_driver::{CollectRequest, CollectTarget, ObjectState, ObjectStatus, Observed, Result, Target};
 
 use crate::handle::{HandleData, Used};
 use crate::logs::{Cursor, to_stream};
@@ -157,9 +157,7 @@ impl Shared {
                     most: left,
                     cut: left == request.max_log_bytes,
                 };
-                left -= self
-                    .collect_logs(target.guid, target.log_cursor, budget, out, cursors)
-                    .min(left);
+                left -= self.collect_logs(target, budget, out, cursors).min(left);
                 if i % 16 == 15 {
                     tokio::task::yield_now().await;
                 }
@@ -314,22 +312,25 @@ impl Shared {
     /// Returns how many bytes of lines were added.
     fn collect_logs(
         &self,
-        guid: Guid,
-        cursor: Option<&str>,
+        target: &CollectTarget<'_>,
         budget: Budget,
         out: &mut TelemetryBatch,
         cursors: &mut Vec<(Guid, String)>,
     ) -> usize {
+        let guid = target.guid;
         let files = self.files(guid);
         let ended = !self.is_running(guid);
-        let mut next = match cursor.map(|text| Cursor::parse(text, guid)) {
-            Some(Ok(cursor)) => cursor,
+        let (mut next, begin) = match target.log_cursor.map(|text| Cursor::parse(text, guid)) {
+            // A stream that is not in it was not reached yet.
+            Some(Ok(cursor)) if target.from_start => (cursor, Start::Oldest),
+            Some(Ok(cursor)) => (cursor, Start::End),
+            None if target.from_start => (Cursor::new(guid), Start::Oldest),
             // Without one, or with one that is not ours: from now on.
-            _ => Cursor::new(guid),
+            _ => (Cursor::new(guid), Start::End),
         };
         let mut spent = 0;
         for stream in Stream::BOTH {
-            let from = next.get(stream).map_or(Start::End, Start::At);
+            let from = next.get(stream).map_or(begin, Start::At);
             if let Start::At(position) = from
                 && logread::is_unchanged(&files, stream, position)
             {

@@ -340,6 +340,7 @@ impl ProcessSpec {
                 Stdin::Null => None,
                 Stdin::File(path) => Some(path.clone()),
             },
+            terminal: false,
         })
     }
 

@@ -109,10 +109,7 @@ impl Entry {
     }
 
     pub(crate) fn applied(&self) -> Applied {
-        Applied {
-            handle: self.data.write(),
-            status: self.status(),
-        }
+        Applied::new(self.data.write(), self.status())
     }
 
     pub(crate) fn observed(&self, guid: Guid) -> Observed {

@@ -183,6 +183,11 @@ impl Subject for Process {
                 mark,
             ],
             ExecSample::Missing => vec!["no-such-command"],
+            ExecSample::Terminal => vec![
+                "/bin/sh",
+                "-c",
+                "test -t 0 || exit 1; set -- $(stty size); echo \"$2\"",
+            ],
         };
         Some(words.into_iter().map(String::from).collect())
     }
@@ -209,8 +214,8 @@ impl Subject for Process {
         })
     }
 
-    fn event_capacity(&self) -> Option<usize> {
-        None
+    fn crash_steps(&self) -> usize {
+        40
     }
 
     async fn runs(&self, _: &Place, object: &Made) -> Option<bool> {
@@ -299,3 +304,4 @@ impl Subject for Process {
 }
 
 agent_driver_testkit::conformance!(Process::default());
+agent_driver_testkit::conformance_with_chaos!(under_chaos, Process::default(), 1);

@@ -316,6 +316,7 @@ fn logs(
         reason: reason.into(),
     };
     let mut next = match target.log_cursor.map(|cursor| read_cursor(target.guid, cursor)) {
+        None if target.from_start => oldest,
         None => written,
         Some(Some(next)) => next.min(written),
         Some(None) => {

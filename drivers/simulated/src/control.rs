@@ -80,10 +80,8 @@ impl SimulatedDriver {
             let thing = world
                 .ours(guid, request.handle, self.owner, now)
                 .map_err(|miss| Self::missed(miss, guid))?;
-            Ok::<_, Error>(Applied {
-                handle: thing.handle(guid),
-                status: thing.status(EvidenceSource::Event, now),
-            })
+            let status = thing.status(EvidenceSource::Event, now);
+            Ok::<_, Error>(Applied::new(thing.handle(guid), status))
         })?;
         fate.after()?;
         Ok(applied)

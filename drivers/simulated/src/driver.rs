@@ -144,10 +144,7 @@ impl SimulatedDriver {
             } else {
                 thing.handle(guid)
             };
-            Ok::<_, Error>(Applied {
-                handle,
-                status: thing.status(EvidenceSource::Event, now),
-            })
+            Ok::<_, Error>(Applied::new(handle, thing.status(EvidenceSource::Event, now)))
         })?;
         fate.after()?;
         Ok(applied)

@@ -103,9 +103,13 @@ impl Command {
     async fn work(job: &mut Job) -> ExecOutput {
         match job {
             Job::Say(outputs) => outputs.pop_front().unwrap_or_else(|| exit(0)),
-            Job::Copy(input) => match input.next().await {
-                Some(ExecInput::Stdin(bytes)) => ExecOutput::Stdout(bytes),
-                None => exit(0),
+            Job::Copy(input) => loop {
+                match input.next().await {
+                    Some(ExecInput::Stdin(bytes)) => break ExecOutput::Stdout(bytes),
+                    // There is no terminal.
+                    Some(ExecInput::Resize(_)) => {}
+                    None => break exit(0),
+                }
             },
             Job::Sleep(until) => {
                 tokio::time::sleep_until(*until).await;
@@ -128,6 +132,10 @@ impl Exec for SimulatedDriver {
         self.open("exec")?;
         let guid = target.guid;
         let named = |error: Error| error.with_operation("exec").with_object(guid);
+        if request.terminal.is_some() {
+            let error = Error::new(ErrorKind::Unsupported, "a simulated object has no terminals");
+            return Err(named(error.with_hint("run it without a terminal")));
+        }
         let running = |world: &mut World, now| {
             let thing = world
                 .ours(guid, target.handle, self.owner, now)

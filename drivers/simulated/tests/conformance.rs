@@ -172,6 +172,8 @@ impl Subject for Simulated {
             ExecSample::PrintsVariable(name) => vec!["env", name],
             ExecSample::Marked(mark) => vec!["sleep", "1h", mark],
             ExecSample::Missing => vec!["no-such-command"],
+            // It has no terminals.
+            ExecSample::Terminal => return None,
         };
         Some(words.into_iter().map(String::from).collect())
     }
@@ -201,6 +203,10 @@ impl Subject for Simulated {
 
     fn refused_resize_sample(&self) -> Option<Resources> {
         Some(limits(2 << 30))
+    }
+
+    fn crash_steps(&self) -> usize {
+        40
     }
 
     fn event_capacity(&self) -> Option<usize> {
@@ -264,17 +270,10 @@ impl Subject for Simulated {
     }
 }
 
-mod in_memory {
-    use super::*;
-
-    agent_driver_testkit::conformance!(Simulated::in_memory());
-}
-
-mod in_file {
-    use super::*;
-
-    agent_driver_testkit::conformance!(Simulated::in_file());
-}
+agent_driver_testkit::conformance!(in_memory, Simulated::in_memory());
+agent_driver_testkit::conformance!(in_file, Simulated::in_file());
+agent_driver_testkit::conformance_with_chaos!(in_memory_under_chaos, Simulated::in_memory(), 1);
+agent_driver_testkit::conformance_with_chaos!(in_file_under_chaos, Simulated::in_file(), 2);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_case_applies_and_the_report_says_so() {
@@ -286,10 +285,18 @@ async fn every_case_applies_and_the_report_says_so() {
         .map(|row| format!("{}::{}", row.group, row.name))
         .collect();
     assert!(report.is_success(), "{report}");
-    // It can do every verb.
+    // It can do every verb, and has no methods, terminals, secrets and drift.
     assert_eq!(
         not_applicable,
-        ["control::what_capabilities_do_not_name_is_unsupported"]
+        [
+            "info::each_method_has_a_name_a_summary_and_a_schema",
+            "control::what_capabilities_do_not_name_is_unsupported",
+            "methods::arguments_that_do_not_fit_are_invalid",
+            "drift::a_change_from_outside_is_shown_and_apply_takes_it_back",
+            "redact::takes_the_secrets_out_and_leaves_all_else",
+            "redact::no_secret_is_in_what_the_driver_says",
+            "exec::a_terminal_has_the_size_that_was_asked_for",
+        ]
     );
     assert_eq!(report.rows.len(), agent_driver_testkit::cases().count());
 }

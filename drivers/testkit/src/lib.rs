@@ -46,8 +46,17 @@
 //! Each case gets a [`Place`] of its own (an agent's name and an empty state directory), waits for conditions with a
 //! deadline and never for a fixed time, and is followed by a leak check: all that it made is deleted, and then neither
 //! [`discover`](agent_api_driver::ObjectDriver::discover) nor [`Subject::leftovers`] may find anything.
+//!
+//! # Under chaos
+//!
+//! [`conformance_with_chaos!`] makes the same tests a second time, with [`Chaos`] between the case and the driver: calls
+//! fail before or after they had their effect, hang or panic, and events come twice, late or not at all. The case then
+//! calls as the manager does, on an error that may pass again with the same `op_id` and `maybe_applied`, and expects
+//! what it expects without chaos. All chance comes from one seed, which a failure names; the environment variable
+//! `AGENT_CHAOS_SEED` replaces it. [`Chaos`] can also stand before a driver in other tests.
 
 mod cases;
+mod chaos;
 mod place;
 mod report;
 mod runner;
@@ -55,9 +64,10 @@ mod subject;
 mod table;
 mod trial;
 
+pub use chaos::{Chaos, Faults};
 pub use place::Place;
 pub use report::{Outcome, Report, Row};
-pub use runner::{CaseInfo, cases, run, run_test};
+pub use runner::{CaseInfo, cases, run, run_test, run_test_with_chaos, run_with_chaos};
 pub use subject::{ExecSample, LogShape, Made, ProbeSample, Refused, Rotation, Sample, Subject};
 
 /// Re-exported for [`Subject`] implementations.

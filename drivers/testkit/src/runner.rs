@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::panic::AssertUnwindSafe;
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -10,6 +11,7 @@ use tokio::time::timeout;
 
 use crate::Subject;
 use crate::cases::CASES;
+use crate::chaos::{self, CaseChaos};
 use crate::report::{Outcome, Report, Row};
 use crate::trial::{Stop, Trial, Verdict};
 
@@ -44,6 +46,17 @@ pub fn cases() -> impl Iterator<Item = CaseInfo> {
 /// A driver that panics or hangs fails the case and not the run. Dropping the future ends the run; what the case at
 /// hand made stays then.
 pub async fn run(subject: &dyn Subject) -> Report {
+    run_all(subject, None).await
+}
+
+/// Runs all cases as [`run`] does, with faults between the case and the driver ([`Chaos`](crate::Chaos)), drawn from
+/// this seed, and calls that are repeated as the manager repeats them. The cases expect the same; those that ask for
+/// something that chaos itself breaks do not apply.
+pub async fn run_with_chaos(subject: &dyn Subject, seed: u64) -> Report {
+    run_all(subject, Some(seed)).await
+}
+
+async fn run_all(subject: &dyn Subject, seed: Option<u64>) -> Report {
     let mut report = Report::default();
     for case in CASES {
         let CaseInfo {
@@ -55,7 +68,7 @@ pub async fn run(subject: &dyn Subject) -> Report {
             group,
             name,
             behavior,
-            outcome: run_case(subject, case).await,
+            outcome: run_case(subject, case, seed).await,
         });
     }
     report
@@ -67,16 +80,32 @@ pub async fn run(subject: &dyn Subject) -> Report {
 ///
 /// Where the case fails, which is how a test says so.
 pub fn run_test<S: Subject>(subject: S, group: &str, name: &str) {
+    test(&subject, group, name, None);
+}
+
+/// Runs one case under chaos as [`run_test`] does: the body of the tests that
+/// [`conformance_with_chaos!`](crate::conformance_with_chaos) makes. The environment variable `AGENT_CHAOS_SEED`
+/// replaces the seed.
+///
+/// # Panics
+///
+/// Where the case fails, which is how a test says so, with the seed.
+pub fn run_test_with_chaos<S: Subject>(subject: S, group: &str, name: &str, seed: u64) {
+    test(&subject, group, name, Some(chaos::seed_or(seed)));
+}
+
+fn test(subject: &dyn Subject, group: &str, name: &str, seed: Option<u64>) {
     let case = CASES
         .iter()
         .find(|case| (case.info.group, case.info.name) == (group, name))
         .expect("tests and cases are made from one table");
+    let _turn = Turn::take(subject.concurrency());
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .expect("a runtime of two threads can be made");
-    match runtime.block_on(run_case(&subject, case)) {
+    match runtime.block_on(run_case(subject, case, seed)) {
         Outcome::Passed => {}
         Outcome::Failed(why) => panic!(
             "{group}::{name}: {why}\nThe contract says: {}",
@@ -92,9 +121,56 @@ pub fn run_test<S: Subject>(subject: S, group: &str, name: &str) {
     }
 }
 
-async fn run_case(subject: &dyn Subject, case: &Case) -> Outcome {
-    let limit = subject.patience() * PATIENCES_PER_CASE;
-    let trial = match guarded("building the driver", limit, Trial::new(subject)).await {
+/// Cases of this process that run now.
+static RUNNING: (Mutex<usize>, Condvar) = (Mutex::new(0), Condvar::new());
+
+/// The turn of one case: at most as many at once as its subject allows.
+struct Turn;
+
+impl Turn {
+    fn take(at_once: usize) -> Self {
+        let (running, ended) = &RUNNING;
+        let running = running.lock().unwrap_or_else(PoisonError::into_inner);
+        // No deadline of its own: each case that runs has one.
+        let mut running = ended
+            .wait_while(running, |running| *running >= at_once.max(1))
+            .unwrap_or_else(PoisonError::into_inner);
+        *running += 1;
+        Self
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let (running, ended) = &RUNNING;
+        *running.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        ended.notify_all();
+    }
+}
+
+async fn run_case(subject: &dyn Subject, case: &Case, seed: Option<u64>) -> Outcome {
+    let chaos = seed.map(|seed| CaseChaos::new(seed, case.info.group, case.info.name));
+    let outcome = run_once(subject, case, chaos.as_ref()).await;
+    match (outcome, chaos) {
+        (Outcome::Failed(why), Some(chaos)) => Outcome::Failed(format!("{why}; {}", chaos.told())),
+        (outcome, _) => outcome,
+    }
+}
+
+/// How long a whole case may take, and its clean-up: one that goes through the steps of a call has more.
+fn limit(subject: &dyn Subject, case: &Case) -> Duration {
+    let steps = match (case.info.group, case.info.name) {
+        ("crash", _) => subject.crash_steps(),
+        (_, name) if name.starts_with("dropped_at_any_await") => subject.crash_steps(),
+        _ => 0,
+    };
+    let patiences = PATIENCES_PER_CASE.saturating_add(u32::try_from(steps).unwrap_or(u32::MAX));
+    subject.patience().saturating_mul(patiences)
+}
+
+async fn run_once(subject: &dyn Subject, case: &Case, chaos: Option<&CaseChaos>) -> Outcome {
+    let limit = limit(subject, case);
+    let trial = match guarded("building the driver", limit, Trial::new(subject, chaos)).await {
         Ok(trial) => trial,
         Err(stop) => return outcome(Err(stop)),
     };
@@ -136,6 +212,8 @@ async fn guarded<T>(what: &str, limit: Duration, work: impl Future<Output = Verd
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+    use std::sync::atomic::AtomicUsize;
+    use std::sync::atomic::Ordering::SeqCst;
 
     use super::*;
 
@@ -147,6 +225,24 @@ mod tests {
             assert!(case.behavior.ends_with('.'), "{case:?}");
         }
         assert!(names.len() > 100, "{}", names.len());
+    }
+
+    #[test]
+    fn no_more_cases_run_at_once_than_the_subject_allows() {
+        let (now, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    let _turn = Turn::take(2);
+                    most.fetch_max(now.fetch_add(1, SeqCst) + 1, SeqCst);
+                    for _ in 0..100 {
+                        std::thread::yield_now();
+                    }
+                    now.fetch_sub(1, SeqCst);
+                });
+            }
+        });
+        assert!((1..=2).contains(&most.load(SeqCst)), "{most:?}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -46,6 +46,18 @@ pub trait Subject: Send + Sync {
         Duration::from_secs(10)
     }
 
+    /// How many cases may run at once in this process; as many as there are by default. For a substrate that cannot
+    /// carry all of them.
+    fn concurrency(&self) -> usize {
+        usize::MAX
+    }
+
+    /// At how many places a call is cancelled, one object each, in the cases that look at a crash between two steps; 12
+    /// by default. They are spread evenly over the call, so that a slow substrate may have few.
+    fn crash_steps(&self) -> usize {
+        12
+    }
+
     /// What tells one real thing from its successor; the handle's data by default. A restart must change it, a change
     /// in place must not.
     fn identity(&self, handle: &Handle, status: &ObjectStatus) -> Value {
@@ -109,6 +121,17 @@ pub trait Subject: Send + Sync {
         None
     }
 
+    /// A method of the kind, and arguments that do not fit its schema or its rules, for a
+    /// [`Sample::LongRunning`] object.
+    fn refused_call_sample(&self) -> Option<(String, Value)> {
+        None
+    }
+
+    /// A spec with values that are secret by its own rules, and these values: texts that are nowhere else in it.
+    fn secret_spec(&self) -> Option<(ObjectSpec, Vec<String>)> {
+        None
+    }
+
     /// How many events fit in the driver's queue while nobody reads them.
     fn event_capacity(&self) -> Option<usize> {
         None
@@ -128,6 +151,13 @@ pub trait Subject: Send + Sync {
 
     /// Takes the real thing away past the driver, with no trace of how it ended. `false` where that cannot be done.
     async fn vanish(&self, place: &Place, object: &Made) -> bool {
+        let _ = (place, object);
+        false
+    }
+
+    /// Changes the real thing past the driver so that it runs on and is not what its spec wants. `false` where that
+    /// cannot be done, or the driver does not look for it.
+    async fn drift(&self, place: &Place, object: &Made) -> bool {
         let _ = (place, object);
         false
     }
@@ -236,6 +266,9 @@ pub enum ExecSample<'a> {
     PrintsVariable(&'a str),
     /// Runs until it is killed, findable by this mark in [`Subject::exec_runs`].
     Marked(&'a str),
+    /// Fails unless standard input is a terminal; writes the columns of the terminal to standard output (and a line
+    /// end) and ends with code 0.
+    Terminal,
     /// Does not exist.
     Missing,
 }

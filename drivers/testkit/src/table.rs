@@ -2,30 +2,85 @@
 
 /// One test for each case of the suite, each on a runtime of its own.
 ///
-/// Takes an expression that makes a [`Subject`](crate::Subject); it is evaluated once in each test. Two subjects in
-/// one file go into a module each.
+/// Takes an expression that makes a [`Subject`](crate::Subject); it is evaluated once in each test. With a name before
+/// it the tests go into a module of that name: so a driver of several kinds has one subject for each in one file.
+///
+/// ```ignore
+/// agent_driver_testkit::conformance!(deployments, Kubernetes::of("deployment"));
+/// agent_driver_testkit::conformance!(jobs, Kubernetes::of("job"));
+/// ```
 #[macro_export]
 macro_rules! conformance {
+    ($name:ident, $subject:expr $(,)?) => {
+        mod $name {
+            #[allow(unused_imports)]
+            use super::*;
+            $crate::conformance!($subject);
+        }
+    };
     ($subject:expr $(,)?) => {
-        $crate::__table! { [$crate::__tests] $subject }
+        $crate::__table! { [$crate::__tests] run_test, $subject }
+    };
+}
+
+/// The same tests as [`conformance!`] makes, under chaos: see the [crate's documentation](crate#under-chaos).
+///
+/// Takes the subject and a seed, and a name for a module before them where there are several.
+///
+/// ```ignore
+/// agent_driver_testkit::conformance_with_chaos!(under_chaos, MySubject, 1);
+/// ```
+#[macro_export]
+macro_rules! conformance_with_chaos {
+    ($name:ident, $subject:expr, $seed:expr $(,)?) => {
+        mod $name {
+            #[allow(unused_imports)]
+            use super::*;
+            $crate::conformance_with_chaos!($subject, $seed);
+        }
+    };
+    ($subject:expr, $seed:expr $(,)?) => {
+        $crate::__table! { [$crate::__tests] run_test_with_chaos, $subject, $seed }
     };
 }
 
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __tests {
-    ([$subject:expr] $($group:ident { $($name:ident: $behavior:literal,)* })*) => {
+    ([$run:ident, $subject:expr $(, $seed:expr)?] $($group:ident { $($name:ident: $behavior:literal,)* })*) => {
+        $crate::__groups! { ($run, $subject $(, $seed)?) $($group { $($name: $behavior,)* })* }
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __groups {
+    ($run:tt $($group:ident $cases:tt)*) => {
         $(mod $group {
             #[allow(unused_imports)]
             use super::*;
-            $(
-                #[doc = $behavior]
-                #[test]
-                fn $name() {
-                    $crate::run_test($subject, stringify!($group), stringify!($name));
-                }
-            )*
+            $crate::__cases! { $run $group $cases }
         })*
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __cases {
+    ($run:tt $group:ident { $($name:ident: $behavior:literal,)* }) => {
+        $($crate::__case! { $run $group $name $behavior })*
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __case {
+    (($run:ident, $subject:expr $(, $seed:expr)?) $group:ident $name:ident $behavior:literal) => {
+        #[doc = $behavior]
+        #[test]
+        fn $name() {
+            $crate::$run($subject, stringify!($group), stringify!($name) $(, $seed)?);
+        }
     };
 }
 
@@ -44,6 +99,7 @@ macro_rules! __table {
             a_kind_it_does_not_manage_has_neither_schema_nor_capabilities: "None for a kind it does not manage.",
             capabilities_and_extensions_agree: "Extensions are there where the capabilities name them.",
             limits_and_fields_are_named_once: "What is so of each limit and field, stated once.",
+            each_method_has_a_name_a_summary_and_a_schema: "Methods that only objects of this kind have, by name (lower-case letters, digits and `_`).",
         }
         health {
             a_built_driver_is_not_unavailable: "How its substrate is, now.",
@@ -149,6 +205,7 @@ macro_rules! __table {
             counters_only_grow: "Counters only grow while the object lives.",
             counters_only_grow_over_a_restart: "Counters only grow over restarts of the real thing, or with a loss noted.",
             log_lines_come_once_within_the_limit: "At most `max_log_bytes` of lines; the rest comes with the next call.",
+            from_start_without_a_cursor_begins_at_the_oldest_line: "Where logs begin without a cursor: at the oldest line kept.",
             without_a_cursor_begins_with_what_is_written_from_now_on: "No cursor begins with what is written from now on.",
             what_was_lost_is_in_losses: "What was lost is in `losses`.",
         }
@@ -175,6 +232,25 @@ macro_rules! __table {
             what_is_gone_is_not_found: "A handle whose thing is gone: NotFound, and nothing is touched.",
             something_foreign_is_not_found_and_not_touched: "A handle that is not ours: NotFound, and nothing is touched.",
         }
+        methods {
+            one_that_is_not_named_is_unsupported: "A call of a method that Capabilities does not name: Unsupported.",
+            arguments_that_do_not_fit_are_invalid: "Arguments that do not fit: Invalid at `arguments`.",
+        }
+        crash {
+            in_a_create_the_same_op_id_ends_it: "The same `op_id` never has its effect twice; with `maybe_applied` that holds also for a driver that was built anew since.",
+            in_a_change_in_place_the_same_op_id_ends_it: "The same `op_id` never has its effect twice; with `maybe_applied` that holds also for a driver that was built anew since.",
+            in_a_change_by_restart_the_same_op_id_ends_it: "The same `op_id` never has its effect twice; with `maybe_applied` that holds also for a driver that was built anew since.",
+            in_a_restart_the_same_op_id_ends_it: "A restart returns a running object with a new handle; the same `op_id` restarts once.",
+            in_a_delete_a_second_call_ends_it: "\"Not there\" is success; so is a second call.",
+        }
+        drift {
+            a_change_from_outside_is_shown_and_apply_takes_it_back: "The condition by which a driver says that the real thing is not what the spec wants.",
+            what_vanished_is_made_anew_by_apply: "Brings it to a spec, or starts it again where it had ended.",
+        }
+        redact {
+            takes_the_secrets_out_and_leaves_all_else: "Values that are secret by the spec's own rules are replaced by a word that says so; all else stays.",
+            no_secret_is_in_what_the_driver_says: "Holds no secret.",
+        }
         logs {
             each_line_comes_once_and_whole: "Each line comes once and whole.",
             going_on_from_a_cursor_gives_the_next_line: "Going on from a chunk's cursor gives the next line.",
@@ -197,6 +273,8 @@ macro_rules! __table {
             the_environment_of_the_request_is_set: "Environment on top of the object's own.",
             dropping_the_stream_kills_the_command: "Dropping the stream kills the command and what it started.",
             the_timeout_kills_the_command: "So does the timeout, with Timeout as last item.",
+            a_terminal_has_the_size_that_was_asked_for: "Give it a terminal of this size.",
+            a_terminal_that_cannot_be_given_is_unsupported: "A terminal that the driver cannot give: Unsupported, before the stream.",
             a_command_that_does_not_exist_is_not_found: "A command that does not exist: NotFound, before the stream.",
             an_object_that_does_not_run_is_a_conflict: "An object that does not run: Conflict.",
         }

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use agent_api_driver::model::{Guid, ObjectName, ObjectSpec, OpId, Verb};
@@ -12,6 +13,7 @@ use agent_api_driver::{
 };
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::chaos::CaseChaos;
 use crate::{Made, Place, Sample, Subject};
 
 /// Why a case stopped before its end.
@@ -82,22 +84,39 @@ pub(crate) struct DeleteArgs {
 pub(crate) struct Trial<'a> {
     pub(crate) subject: &'a dyn Subject,
     pub(crate) place: Place,
+    /// What stands between the cases and the driver, where there is anything.
+    chaos: Option<&'a CaseChaos>,
     driver: Mutex<Option<Arc<dyn ObjectDriver>>>,
     made: Mutex<Vec<(Guid, Option<Handle>)>>,
     named: AtomicU32,
 }
 
 impl<'a> Trial<'a> {
-    pub(crate) async fn new(subject: &'a dyn Subject) -> Verdict<Self> {
+    pub(crate) async fn new(subject: &'a dyn Subject, chaos: Option<&'a CaseChaos>) -> Verdict<Self> {
         let place = Place::new().map_err(|error| Stop::Failed(format!("no temporary directory: {error}")))?;
-        let driver = subject.build(&place).await?;
-        Ok(Self {
+        let trial = Self {
             subject,
             place,
-            driver: Mutex::new(Some(driver)),
+            chaos,
+            driver: Mutex::default(),
             made: Mutex::default(),
             named: AtomicU32::new(0),
-        })
+        };
+        trial.build_again().await?;
+        Ok(trial)
+    }
+
+    /// Ends the case as not applicable under chaos: it asks for something exact that chaos itself breaks.
+    pub(crate) fn without_chaos(&self, why: &str) -> Verdict {
+        match self.chaos {
+            Some(_) => Err(Stop::NotApplicable(format!("chaos is on, and {why}"))),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether calls may have had their effect twice that the contract does not protect by their `op_id`.
+    pub(crate) fn repeats_calls(&self) -> bool {
+        self.chaos.is_some()
     }
 
     /// The driver as it is built now.
@@ -146,7 +165,10 @@ impl<'a> Trial<'a> {
 
     /// Builds the driver again on the same state, where it was ended.
     pub(crate) async fn build_again(&self) -> Verdict<Arc<dyn ObjectDriver>> {
-        let driver = self.subject.build(&self.place).await?;
+        let mut driver = self.subject.build(&self.place).await?;
+        if let Some(chaos) = self.chaos {
+            driver = chaos.around(driver, self.patience());
+        }
         self.set_driver(driver.clone());
         Ok(driver)
     }
@@ -228,7 +250,7 @@ impl<'a> Trial<'a> {
     /// A new object of this spec.
     pub(crate) async fn create(&self, spec: ObjectSpec) -> Verdict<Made> {
         let (guid, op_id) = (Guid::generate(), OpId::generate());
-        let Applied { handle, status } = self.apply(guid, op_id, &spec, None, false).await?;
+        let Applied { handle, status, .. } = self.apply(guid, op_id, &spec, None, false).await?;
         Ok(Made {
             guid,
             op_id,
@@ -360,7 +382,8 @@ impl<'a> Trial<'a> {
                 }
                 Err(_) => sleep(wait).await,
             }
-            wait = (wait * 2).min(Duration::from_millis(50));
+            // A slow substrate is not asked as often as a fast one: 50 ms where the patience is 10 s.
+            wait = (wait * 2).min(self.patience() / 200);
         }
     }
 
@@ -460,16 +483,8 @@ impl<'a> Trial<'a> {
         needs(can, verb.as_str())
     }
 
-    /// Deletes all that was made and says what is left then.
-    pub(crate) async fn clean_up(&self) -> Verdict {
-        if self
-            .driver
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .is_none()
-        {
-            self.build_again().await?;
-        }
+    /// Deletes all that was made so far.
+    pub(crate) async fn clear(&self) -> Verdict {
         let made = std::mem::take(&mut *self.made.lock().unwrap_or_else(PoisonError::into_inner));
         for (guid, handle) in made {
             let args = DeleteArgs {
@@ -483,6 +498,20 @@ impl<'a> Trial<'a> {
                 deleted.left
             );
         }
+        Ok(())
+    }
+
+    /// Deletes all that was made and says what is left then.
+    pub(crate) async fn clean_up(&self) -> Verdict {
+        if self
+            .driver
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_none()
+        {
+            self.build_again().await?;
+        }
+        self.clear().await?;
         if self.capabilities()?.discoverable {
             self.until("discover finds nothing after all was deleted", async || {
                 let found = self.discover().await?;
@@ -509,18 +538,51 @@ impl<'a> Trial<'a> {
 
 /// Polls at most so often and drops the future then: a cancellation at each of its awaits in turn.
 pub(crate) async fn cancelled_after<T>(polls: usize, future: impl Future<Output = T>) -> Option<T> {
-    let mut future = std::pin::pin!(future);
     let mut polled = 0;
-    std::future::poll_fn(|cx| match future.as_mut().poll(cx) {
-        std::task::Poll::Ready(value) => std::task::Poll::Ready(Some(value)),
-        std::task::Poll::Pending => {
-            polled += 1;
-            if polled >= polls {
-                std::task::Poll::Ready(None)
-            } else {
-                std::task::Poll::Pending
-            }
+    let mut future = std::pin::pin!(future);
+    std::future::poll_fn(|cx| {
+        if polled == polls {
+            return Poll::Ready(None);
+        }
+        polled += 1;
+        match future.as_mut().poll(cx) {
+            Poll::Ready(value) => Poll::Ready(Some(value)),
+            Poll::Pending if polled == polls => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
         }
     })
     .await
+}
+
+/// The value, and how often it was polled for it.
+pub(crate) async fn counted<T>(future: impl Future<Output = T>) -> (T, usize) {
+    let mut polled = 0;
+    let mut future = std::pin::pin!(future);
+    let value = std::future::poll_fn(|cx| {
+        polled += 1;
+        future.as_mut().poll(cx)
+    })
+    .await;
+    (value, polled)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn three_polls() -> u8 {
+        tokio::task::yield_now().await;
+        tokio::task::yield_now().await;
+        7
+    }
+
+    #[tokio::test]
+    async fn a_future_is_cancelled_after_each_of_its_polls() {
+        assert_eq!(counted(three_polls()).await, (7, 3));
+        for polls in 0..3 {
+            assert_eq!(cancelled_after(polls, three_polls()).await, None, "{polls}");
+        }
+        assert_eq!(cancelled_after(3, three_polls()).await, Some(7));
+        assert_eq!(cancelled_after(9, three_polls()).await, Some(7));
+    }
 }

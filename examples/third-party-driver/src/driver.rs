@@ -190,10 +190,10 @@ impl ObjectDriver for FileDriver {
                 .await
                 .map_err(|e| failed("apply", &path, e))?;
         }
-        Ok(Applied {
-            handle: self.handle(request.guid),
-            status: self.status(request.guid).await,
-        })
+        Ok(Applied::new(
+            self.handle(request.guid),
+            self.status(request.guid).await,
+        ))
     }
 
     async fn delete(&self, request: DeleteRequest<'_>) -> Result<Deleted> {

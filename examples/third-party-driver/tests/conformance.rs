@@ -58,3 +58,4 @@ impl Subject for Files {
 }
 
 agent_driver_testkit::conformance!(Files);
+agent_driver_testkit::conformance_with_chaos!(under_chaos, Files, 1);

@@ -111,6 +111,9 @@ impl AgentApi for FakeAgent {
             Change::Delete(target, _) => ("delete", self.find(target)?.0.clone()),
             Change::Control(target, action) => (action.verb().as_str(), self.find(target)?.0.clone()),
         };
+        if let Change::Control(_, ControlAction::Call { method, arguments }) = &change {
+            self.note(format!("method {method} {arguments}"));
+        }
         self.note(format!("{verb} {}", view.name));
         self.keys.lock().push(meta.key().to_string());
         let accepted = Accepted {
@@ -130,6 +133,7 @@ impl AgentApi for FakeAgent {
             view: view.clone(),
             spec: Arc::new(spec.clone()),
             methods: vec![Verb::Pause],
+            calls: BTreeMap::new(),
         })
     }
 
@@ -192,10 +196,18 @@ impl AgentApi for FakeAgent {
         Ok(Box::pin(futures_util::stream::pending()))
     }
 
-    async fn exec(&self, target: &Target, _: &ExecRequest) -> Result<ResultStream<ExecFrame>> {
+    async fn exec(&self, caller: &str, target: &Target, _: &ExecRequest) -> Result<ResultStream<ExecFrame>> {
         self.find(target)?;
-        self.note("exec");
+        self.note(format!("exec by {caller}"));
         Ok(Box::pin(futures_util::stream::empty()))
+    }
+
+    async fn exec_input(&self, caller: &str, request: &ExecInputRequest) -> Result<()> {
+        if request.session == "gone" {
+            return Err(Error::new(ErrorKind::NotFound, "there is no such session"));
+        }
+        self.note(format!("exec_input {:?} by {caller}", request.input));
+        Ok(())
     }
 
     fn info(&self) -> AgentInfo {

@@ -107,9 +107,8 @@ impl FakeDriver {
                 let lines = self.lines.lock();
                 let empty = Vec::new();
                 let lines = lines.get(&target.guid).unwrap_or(&empty);
-                let mut read = target
-                    .log_cursor
-                    .map_or(lines.len(), |cursor| cursor.parse().unwrap());
+                let begin = if target.from_start { 0 } else { lines.len() };
+                let mut read = target.log_cursor.map_or(begin, |cursor| cursor.parse().unwrap());
                 while read < lines.len() && lines[read].len() < room {
                     room -= lines[read].len() + 1;
                     out.logs.push(LogRecord {

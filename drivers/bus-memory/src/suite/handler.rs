@@ -13,6 +13,7 @@ use bytes::Bytes;
 use futures_core::Stream;
 use futures_util::StreamExt;
 use parking_lot::Mutex;
+use tokio::sync::mpsc;
 
 /// What a handler saw.
 #[derive(Debug, Default)]
@@ -24,11 +25,13 @@ pub struct Seen {
 }
 
 /// Answers by verb: `echo`, `refuse`, `text`, `large`, `count` (a stream), `fail` (a stream that fails), `tick` and
-/// `silence` (streams without end), `slow` (answers after a while), `hang` (never).
+/// `silence` (streams without end), `talk` (a stream of what later `say` requests bear, until an empty one), `slow` (answers after a while), `hang` (never).
 #[derive(Debug, Default)]
 pub struct TestHandler {
     /// What it saw.
     pub seen: Arc<Seen>,
+    /// Where `say` goes: the stream of the last `talk`.
+    talk: Mutex<Option<mpsc::UnboundedSender<Bytes>>>,
 }
 
 struct UnderWay(Arc<Seen>);
@@ -127,6 +130,27 @@ impl RequestHandler for TestHandler {
                 let first = futures_util::stream::iter([number(0)]);
                 let rest = futures_util::stream::pending();
                 Response::Stream(Box::pin(Held(first.chain(rest), under_way)))
+            }
+            "talk" => {
+                let (sender, receiver) = mpsc::unbounded_channel();
+                *self.talk.lock() = Some(sender);
+                let said = futures_util::stream::unfold(receiver, async |mut receiver| {
+                    let said = receiver.recv().await?;
+                    Some((said, receiver))
+                });
+                let first = futures_util::stream::iter([number(0)]);
+                Response::Stream(Box::pin(Held(first.chain(Box::pin(said)), under_way)))
+            }
+            "say" => {
+                let mut talk = self.talk.lock();
+                match talk.take_if(|_| incoming.payload.is_empty()) {
+                    Some(_) => {}
+                    None => {
+                        let heard = talk.as_ref().map(|talk| talk.send(incoming.payload.clone()));
+                        assert_eq!(heard, Some(Ok(())), "the stream listens");
+                    }
+                }
+                one(incoming.payload)
             }
             "slow" => {
                 tokio::time::sleep(Duration::from_millis(300)).await;

@@ -81,6 +81,7 @@ macro_rules! bus_suite {
             an_error_ends_a_stream,
             no_answer_in_time_is_a_timeout,
             a_caller_that_leaves_ends_its_stream,
+            requests_pass_while_a_stream_is_open,
             many_callers_get_their_own_answers,
             nobody_there_is_unavailable,
             close_answers_what_it_has_and_cuts_streams,

@@ -149,6 +149,22 @@ pub async fn a_caller_that_leaves_ends_its_stream(ends: Ends) {
     ends.close().await;
 }
 
+/// What requests say while a stream is open comes out of that stream at once, so that one can talk with a command.
+pub async fn requests_pass_while_a_stream_is_open(ends: Ends) {
+    let handler = ends.open().await;
+    let mut heard = streamed(&ends, request("talk", "")).await;
+    assert_eq!(heard.next().await.expect("a first message"), "{\"n\":0}");
+    for n in 0..20 {
+        let said = format!("\"{n}\"");
+        assert_eq!(answered(&ends, request("say", &said)).await, said);
+        assert_eq!(heard.next().await.expect("it is heard"), said);
+    }
+    answered(&ends, request("say", "")).await;
+    assert_eq!(heard.next().await, None);
+    until("the stream is let go", || handler.under_way() == 0).await;
+    ends.close().await;
+}
+
 /// Nobody gets the answer of another.
 pub async fn many_callers_get_their_own_answers(ends: Ends) {
     let _handler = ends.open().await;

@@ -16,5 +16,6 @@ pub(crate) mod signal;
 pub(crate) mod spawn;
 pub(crate) mod sweep;
 pub(crate) mod sys;
+pub(crate) mod terminal;
 pub(crate) mod users;
 pub(crate) mod watch;

@@ -37,6 +37,8 @@ pub(crate) struct Launch {
     pub oom_score_adj: Option<i32>,
     /// A file to read from; `/dev/null` without.
     pub stdin: Option<PathBuf>,
+    /// The descriptor for stdin is a terminal, which becomes the program's controlling one.
+    pub terminal: bool,
 }
 
 /// The descriptors of a start; all are close-on-exec here and become 0 to 2 in the child, or are written to.
@@ -130,6 +132,7 @@ pub(crate) fn spawn(launch: &Launch, fds: Descriptors, stack: &mut Vec<u8>) -> R
             None => Some((c"0".to_owned(), false)),
         },
         ids: launch.ids.map(|ids| (ids.uid, ids.gid)),
+        terminal: launch.terminal,
     };
     let child = sys::spawn(&setup, stack).map_err(|failure| explain(failure, launch))?;
     let identity = Identity::of_child(child.pid).map_err(|e| {
@@ -282,7 +285,7 @@ fn explain(failure: ChildFailure, launch: &Launch) -> SpawnError {
             ),
         ),
         Step::Clone => (None, format!("cannot start a process: {reason}")),
-        Step::Session | Step::Stdio | Step::CloseFds => {
+        Step::Session | Step::Stdio | Step::Terminal | Step::CloseFds => {
             (None, format!("cannot prepare the process ({step:?}): {reason}"))
         }
     };

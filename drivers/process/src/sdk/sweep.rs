@@ -39,6 +39,39 @@ pub(crate) fn signal_group(
     }
 }
 
+/// Kills the group of a process that leads a session, then all others of the session: a shell with a terminal gives each of its
+/// jobs a group of its own.
+///
+/// The session is named by the leader's pid, which is no other's as long as one of its processes is there.
+pub(crate) fn kill_session(pidfd: BorrowedFd<'_>, pid: i32, start_ticks: u64) -> io::Result<bool> {
+    const ROUNDS: usize = 8;
+    let is_leader =
+        procfs::stat(pid).is_ok_and(|stat| stat.start_ticks == start_ticks && stat.session == pid);
+    let killed = signal_group(pidfd, pid, start_ticks, Signal::KILL)?;
+    if !is_leader {
+        return Ok(killed);
+    }
+    let is_member = |member: i32| {
+        procfs::stat(member)
+            .is_ok_and(|stat| stat.session == pid && stat.start_ticks >= start_ticks && !stat.is_dead())
+    };
+    for _ in 0..ROUNDS {
+        let mut found = false;
+        for member in procfs::pids()?.into_iter().filter(|member| is_member(*member)) {
+            let pinned = Pid::from_raw(member).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+            if let Some(pinned) = pinned
+                && is_member(member)
+            {
+                found |= pidfd_send_signal(&pinned, Signal::KILL).is_ok();
+            }
+        }
+        if !found {
+            break;
+        }
+    }
+    Ok(killed)
+}
+
 /// Kills every living process that bears one of these marks of this agent (GUID → the tick before which it was started), in one walk over
 /// `/proc`; repeats while it finds some, because they may fork. Returns how many were found in all.
 ///

@@ -54,6 +54,8 @@ pub(crate) struct ChildSetup {
     pub oom_score_adj: Option<(CString, bool)>,
     /// Supplementary groups are cleared and the ids set.
     pub ids: Option<(u32, u32)>,
+    /// Stdin is a terminal that becomes the child's controlling one.
+    pub terminal: bool,
 }
 
 /// Where a child stopped before `execve`.
@@ -68,6 +70,7 @@ pub(crate) enum Step {
     IoPriority,
     OomScore,
     Stdio,
+    Terminal,
     CloseFds,
     Ids,
     Cwd,
@@ -75,7 +78,7 @@ pub(crate) enum Step {
 }
 
 impl Step {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 13] = [
         Self::Clone,
         Self::Session,
         Self::Cgroup,
@@ -84,6 +87,7 @@ impl Step {
         Self::IoPriority,
         Self::OomScore,
         Self::Stdio,
+        Self::Terminal,
         Self::CloseFds,
         Self::Ids,
         Self::Cwd,
@@ -298,6 +302,10 @@ unsafe fn prepare_and_exec(shared: &Shared<'_>) -> Result<(), (Step, usize)> {
         for (i, fd) in setup.stdio.iter().enumerate() {
             check(libc::dup2(*fd, i as c_int).into(), Step::Stdio, i)?;
         }
+        if setup.terminal {
+            // The child leads a session of its own, which has none yet.
+            check(libc::ioctl(0, libc::TIOCSCTTY, 0).into(), Step::Terminal, 0)?;
+        }
         // Everything else closes at execve, whoever opened it and however.
         let closed = libc::syscall(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
         check(closed, Step::CloseFds, 0)?;
@@ -384,8 +392,13 @@ pub(crate) fn pidfd_signal_group(pidfd: BorrowedFd<'_>, signal: i32) -> std::io:
 
 /// Makes a descriptor awaitable for reading. Needs a running Tokio runtime with I/O enabled.
 pub(crate) fn async_readable(fd: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
+    async_fd(fd, Interest::READABLE)
+}
+
+/// Makes a descriptor awaitable. Needs a running Tokio runtime with I/O enabled.
+pub(crate) fn async_fd(fd: OwnedFd, interest: Interest) -> std::io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` is open and the same for as long as it lives, and it moves into the `AsyncFd`.
-    unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }.map_err(Into::into)
+    unsafe { AsyncFd::register_with_interest(fd, interest) }.map_err(Into::into)
 }
 
 /// An inherited or already open descriptor moved above 2, so that it can be handed to a child as one of 0, 1 and 2.

@@ -274,6 +274,7 @@ async fn collect(f: &Fixture, object: &Object) -> TelemetryBatch {
         guid: object.guid,
         handle: &object.handle,
         log_cursor: None,
+        from_start: false,
     }];
     let request = CollectRequest {
         targets: &targets,

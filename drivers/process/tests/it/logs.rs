@@ -142,6 +142,7 @@ async fn every_line_comes_once_over_rotation_and_a_restart_of_the_agent() {
             guid: object.guid,
             handle: &object.handle,
             log_cursor: cursor.as_deref(),
+            from_start: false,
         }];
         let request = CollectRequest {
             targets: &targets,
@@ -255,6 +256,44 @@ async fn logs_are_for_the_owner_only() {
             std::fs::metadata(path).unwrap().permissions().mode() & 0o777,
             mode
         );
+    }
+    f.finish().await;
+}
+
+#[tokio::test]
+async fn from_the_start_brings_the_lines_from_before_once_however_small_the_pieces() {
+    let f = Fixture::new().await;
+    let object = f.sh("echo one; echo two; echo three >&2; exec sleep 1000").await;
+    text_of(f.log(&object, "stderr.log"), |t| t == "three\n").await;
+    for (from_start, expected) in [(true, vec!["one", "three", "two"]), (false, vec![])] {
+        let (mut cursor, mut lines): (Option<String>, Vec<String>) = (None, Vec::new());
+        for _ in 0..6 {
+            let targets = [CollectTarget {
+                guid: object.guid,
+                handle: &object.handle,
+                log_cursor: cursor.as_deref(),
+                from_start,
+            }];
+            let request = CollectRequest {
+                targets: &targets,
+                signals: &[Signal::Logs],
+                // Room for one line, so that a stream is left out of the first cursor.
+                max_log_bytes: 5,
+                deadline: PATIENCE,
+            };
+            let (mut batch, mut cursors) = (TelemetryBatch::default(), Vec::new());
+            f.driver.collect(request, &mut batch, &mut cursors).await.unwrap();
+            assert_eq!(batch.losses, []);
+            lines.extend(
+                batch
+                    .logs
+                    .iter()
+                    .map(|record| String::from_utf8(record.body.to_vec()).unwrap()),
+            );
+            cursor = cursors.pop().map(|(_, cursor)| cursor).or(cursor);
+        }
+        lines.sort();
+        assert_eq!(lines, expected, "{from_start}");
     }
     f.finish().await;
 }

@@ -8,3 +8,4 @@ mod fixture;
 mod lifecycle;
 mod logs;
 mod probes;
+mod terminal;

@@ -17,6 +17,7 @@ fn request(command: &[&str], timeout: Duration) -> ExecRequest {
         command: command.iter().map(|s| (*s).to_owned()).collect(),
         env: BTreeMap::from([("B".into(), "2".into())]),
         timeout,
+        terminal: None,
     }
 }
 

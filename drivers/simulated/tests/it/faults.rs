@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
-use crate::support::{apply, create, delete, driver, observe, spec};
-use agent_api_driver::model::{ErrorKind, EvidenceSource, Guid, OpId};
-use agent_api_driver::{DriverEvent, ObjectState, RecoveredState, ShutdownMode, Target};
+use crate::support::{DEADLINE, apply, create, delete, driver, observe, spec};
+use agent_api_driver::model::{ErrorKind, EvidenceSource, Guid, OpId, Signal, TelemetryBatch};
+use agent_api_driver::{
+    CollectRequest, CollectTarget, DriverEvent, ObjectState, RecoveredState, ShutdownMode, Target,
+};
 use agent_driver_simulated::{SimulatedFactory, Substrate};
 use futures_util::{FutureExt, StreamExt};
 use serde_json::{Value, json};
@@ -389,4 +391,38 @@ async fn a_state_directory_that_cannot_be_used_degrades_and_works() {
         .await
         .unwrap();
     assert!(matches!(driver.health(), DriverState::Unavailable { .. }));
+}
+
+#[tokio::test(start_paused = true)]
+async fn collected_logs_begin_where_the_request_says() {
+    let driver = driver(&Substrate::in_memory(), Value::Null).await;
+    let (guid, handle) = create(&*driver, "a", json!({"logs": {"rate": 100.0, "keep": 40}}))
+        .await
+        .unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let mut cursor: Option<String> = None;
+    let mut collect = async |from_start: bool, keeps: bool| {
+        let targets = [CollectTarget {
+            guid,
+            handle: &handle,
+            log_cursor: cursor.as_deref(),
+            from_start,
+        }];
+        let request = CollectRequest {
+            targets: &targets,
+            signals: &[Signal::Logs],
+            max_log_bytes: 1 << 20,
+            deadline: DEADLINE,
+        };
+        let (mut batch, mut cursors) = (TelemetryBatch::default(), Vec::new());
+        driver.collect(request, &mut batch, &mut cursors).await.unwrap();
+        assert_eq!(batch.losses, []);
+        if keeps {
+            cursor = cursors.pop().map(|(_, cursor)| cursor);
+        }
+        batch.logs.len()
+    };
+    assert_eq!(collect(false, false).await, 0, "from now on");
+    assert_eq!(collect(true, true).await, 40, "all that is kept");
+    assert_eq!(collect(true, true).await, 0, "and then by the cursor");
 }

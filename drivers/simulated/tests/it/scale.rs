@@ -64,6 +64,7 @@ async fn ten_thousand_objects_cost_one_task_and_outlive_the_agent() {
             guid: *guid,
             handle,
             log_cursor: None,
+            from_start: false,
         })
         .collect();
     let request = CollectRequest {

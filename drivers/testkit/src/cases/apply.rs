@@ -9,9 +9,6 @@ use futures_util::future::join_all;
 use crate::trial::{Trial, Verdict, cancelled_after, ensure, ensure_matches, needs};
 use crate::{Made, Sample};
 
-/// The most awaits of one call that are cancelled at, one after the other.
-pub(super) const AWAITS: usize = 24;
-
 /// Checks that two answers for one object stand for one real thing, and that there is only one.
 async fn one_thing(trial: &Trial<'_>, first: &Made, second: Applied) -> Verdict {
     let second = Made {
@@ -104,7 +101,7 @@ pub(super) async fn maybe_applied_creates_where_nothing_was_made(trial: &Trial<'
         OpId::generate(),
         trial.sample(Sample::LongRunning)?,
     );
-    let Applied { handle, status } = trial.apply(guid, op_id, &spec, None, true).await?;
+    let Applied { handle, status, .. } = trial.apply(guid, op_id, &spec, None, true).await?;
     let object = Made {
         guid,
         op_id,
@@ -195,7 +192,7 @@ pub(super) async fn an_error_leaves_nothing_behind(trial: &Trial<'_>) -> Verdict
 }
 
 pub(super) async fn dropped_at_any_await_the_same_op_id_ends_it(trial: &Trial<'_>) -> Verdict {
-    for polls in 1..=AWAITS {
+    for polls in 1..=trial.subject.crash_steps() {
         let (guid, op_id, spec) = (
             Guid::generate(),
             OpId::generate(),
@@ -203,7 +200,7 @@ pub(super) async fn dropped_at_any_await_the_same_op_id_ends_it(trial: &Trial<'_
         );
         let first = cancelled_after(polls, trial.apply(guid, op_id, &spec, None, false)).await;
         let ended = first.is_some();
-        let Applied { handle, status } = trial.apply(guid, op_id, &spec, None, true).await?;
+        let Applied { handle, status, .. } = trial.apply(guid, op_id, &spec, None, true).await?;
         let object = Made {
             guid,
             op_id,

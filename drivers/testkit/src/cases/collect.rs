@@ -18,12 +18,23 @@ async fn collect(
     signals: &[Signal],
     max_log_bytes: usize,
 ) -> Verdict<(TelemetryBatch, BTreeMap<Guid, String>)> {
+    collect_from(trial, objects, signals, max_log_bytes, false).await
+}
+
+async fn collect_from(
+    trial: &Trial<'_>,
+    objects: &[(&Made, Option<&str>)],
+    signals: &[Signal],
+    max_log_bytes: usize,
+    from_start: bool,
+) -> Verdict<(TelemetryBatch, BTreeMap<Guid, String>)> {
     let targets: Vec<_> = objects
         .iter()
         .map(|(object, log_cursor)| CollectTarget {
             guid: object.guid,
             handle: &object.handle,
             log_cursor: *log_cursor,
+            from_start,
         })
         .collect();
     let request = CollectRequest {
@@ -264,6 +275,45 @@ pub(super) async fn log_lines_come_once_within_the_limit(trial: &Trial<'_>) -> V
             String::from_utf8_lossy(&expected)
         );
     }
+    Ok(())
+}
+
+pub(super) async fn from_start_without_a_cursor_begins_at_the_oldest_line(trial: &Trial<'_>) -> Verdict {
+    let shape = LogShape {
+        lines: 10,
+        pace: Duration::ZERO,
+        ends: true,
+        ..SLOW
+    };
+    let object = trial.create(log_spec(trial, &shape)?).await?;
+    trial.until_state(&object, ObjectState::Exited).await?;
+    let (mut lines, mut cursor) = (Vec::new(), None);
+    // In parts: `from_start` counts only where there is no cursor.
+    let limit = shape.line_bytes * 4;
+    trial
+        .until("all lines from before the first collection come", async || {
+            let target = [(&object, cursor.as_deref())];
+            let (batch, cursors) = collect_from(trial, &target, &[Signal::Logs], limit, true).await?;
+            ensure!(batch.losses.is_empty(), "losses: {:?}", batch.losses);
+            lines.extend(batch.logs.into_iter().map(|record| record.body));
+            if let Some(next) = cursors.get(&object.guid) {
+                cursor = Some(next.clone());
+            }
+            Ok(if lines.len() as u64 >= shape.lines {
+                Ok(())
+            } else {
+                Err(format!("{lines:?}"))
+            })
+        })
+        .await?;
+    let expected: Vec<_> = (0..shape.lines)
+        .map(|n| trial.subject.log_line(n, &shape))
+        .collect();
+    let same = lines
+        .iter()
+        .map(|line| &line[..])
+        .eq(expected.iter().map(|line| &line[..]));
+    ensure!(same, "expected all {} lines once, got {lines:?}", shape.lines);
     Ok(())
 }
 

@@ -257,7 +257,11 @@ pub(super) async fn signals_are_known_by_number_and_with_and_without_sig(trial: 
         ensure!(answer.is_ok(), "signal {name:?}: {answer:?}");
     }
     trial.until_state(&object, ObjectState::Running).await?;
-    control(trial, &object, &signal("SIGKILL")).await??;
+    match control(trial, &object, &signal("SIGKILL")).await? {
+        // A signal has no memory: repeated after a lost answer it finds what it ended itself.
+        Err(error) if trial.repeats_calls() && error.kind() == ErrorKind::Conflict => {}
+        answer => drop(answer?),
+    }
     trial.until_ended(&object).await?;
     Ok(())
 }

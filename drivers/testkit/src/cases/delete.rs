@@ -7,7 +7,6 @@ use agent_api_driver::{Handle, LogReadRequest, ObjectState, RecoveredState, Targ
 use futures_util::StreamExt;
 use serde_json::json;
 
-use super::apply::AWAITS;
 use crate::trial::{
     DeleteArgs, Stop, Trial, Verdict, cancelled_after, ensure, ensure_matches, needs, offered,
 };
@@ -112,12 +111,12 @@ pub(super) async fn returns_by_the_deadline(trial: &Trial<'_>) -> Verdict {
     let object = trial.running(Sample::Stubborn).await?;
     let args = DeleteArgs {
         grace: Some(Duration::from_secs(3_600)),
-        deadline: Some(Duration::from_secs(1)),
+        deadline: Some(trial.patience() / 10),
         ..DeleteArgs::default()
     };
     let delete = trial.delete_with(object.guid, Some(&object.handle), args);
     match trial
-        .in_time("delete with a deadline of 1s", trial.patience(), delete)
+        .in_time("delete with a short deadline", trial.patience(), delete)
         .await?
     {
         Ok(deleted) if deleted.left.is_empty() => is_gone(trial, &object).await,
@@ -133,7 +132,7 @@ pub(super) async fn returns_by_the_deadline(trial: &Trial<'_>) -> Verdict {
 }
 
 pub(super) async fn dropped_at_any_await_a_second_call_ends_it(trial: &Trial<'_>) -> Verdict {
-    for polls in 1..=AWAITS {
+    for polls in 1..=trial.subject.crash_steps() {
         let object = trial.running(Sample::LongRunning).await?;
         let op_id = Some(OpId::generate());
         let args = || DeleteArgs {

@@ -115,6 +115,7 @@ pub(super) async fn each_change_comes_with_a_growing_revision_or_a_gap(trial: &T
 
 pub(super) async fn an_end_comes_with_its_exit_code(trial: &Trial<'_>) -> Verdict {
     event_driven(trial)?;
+    trial.without_chaos("the one event may become a gap")?;
     needs(trial.capabilities()?.ends, "let objects end by themselves")?;
     let mut events = trial.events();
     let object = trial
@@ -167,6 +168,7 @@ pub(super) async fn an_end_from_outside_comes_too(trial: &Trial<'_>) -> Verdict 
 
 pub(super) async fn a_restart_goes_on_with_growing_revisions(trial: &Trial<'_>) -> Verdict {
     event_driven(trial)?;
+    trial.without_chaos("the end of each start may become a gap")?;
     needs(trial.capabilities()?.ends, "let objects end by themselves")?;
     let mut events = trial.events();
     let mut seen = Seen::default();
@@ -210,6 +212,7 @@ pub(super) async fn a_restart_goes_on_with_growing_revisions(trial: &Trial<'_>) 
 
 pub(super) async fn a_slow_reader_gets_a_gap(trial: &Trial<'_>) -> Verdict {
     event_driven(trial)?;
+    trial.without_chaos("it makes gaps of its own")?;
     let capacity = offered(trial.subject.event_capacity(), "event capacity")?;
     needs(trial.capabilities()?.pause, "pause, which makes events quickly")?;
     let mut events = trial.events();

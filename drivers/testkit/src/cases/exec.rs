@@ -1,9 +1,8 @@
 //! `exec`.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-use agent_api_driver::model::{Error, ErrorKind, ExitStatus};
+use agent_api_driver::model::{Error, ErrorKind, ExitStatus, TerminalSize};
 use agent_api_driver::{ExecInput, ExecOutput, ExecRequest, ExecStream, InputStream, Target};
 use futures_util::{StreamExt, stream};
 
@@ -17,6 +16,7 @@ fn command(trial: &Trial<'_>, sample: ExecSample<'_>) -> Verdict<ExecRequest> {
         command,
         env: BTreeMap::new(),
         timeout: trial.patience() * 2,
+        terminal: None,
     })
 }
 
@@ -165,7 +165,7 @@ pub(super) async fn dropping_the_stream_kills_the_command(trial: &Trial<'_>) -> 
 pub(super) async fn the_timeout_kills_the_command(trial: &Trial<'_>) -> Verdict {
     let mark = mark(trial);
     let mut request = command(trial, ExecSample::Marked(&mark))?;
-    request.timeout = Duration::from_millis(200);
+    request.timeout = trial.patience() / 50;
     let object = trial.running(Sample::LongRunning).await?;
     let mut stream = open(trial, &object, request, Vec::new()).await??;
     let all = async {
@@ -183,6 +183,46 @@ pub(super) async fn the_timeout_kills_the_command(trial: &Trial<'_>) -> Verdict 
         Err(Stop::NotApplicable(_)) => Ok(()),
         verdict => verdict,
     }
+}
+
+const SIZE: TerminalSize = TerminalSize {
+    columns: 123,
+    rows: 45,
+};
+
+pub(super) async fn a_terminal_has_the_size_that_was_asked_for(trial: &Trial<'_>) -> Verdict {
+    needs(trial.capabilities()?.terminal, "give a command a terminal")?;
+    let mut request = command(trial, ExecSample::Terminal)?;
+    request.terminal = Some(SIZE);
+    let object = trial.running(Sample::LongRunning).await?;
+    let output = run(trial, &object, request, Vec::new()).await?;
+    ensure!(output.exit.is_success(), "{:?}: {:?}", output.exit, output.stdout);
+    ensure!(
+        output.stdout.trim() == SIZE.columns.to_string(),
+        "{} columns were asked for, the command says {:?}",
+        SIZE.columns,
+        output.stdout
+    );
+    ensure!(
+        output.stderr.is_empty(),
+        "with a terminal all output is standard output: {:?}",
+        output.stderr
+    );
+    Ok(())
+}
+
+pub(super) async fn a_terminal_that_cannot_be_given_is_unsupported(trial: &Trial<'_>) -> Verdict {
+    let mut request = command(trial, ExecSample::Copies)?;
+    if trial.capabilities()?.terminal {
+        return Err(Stop::NotApplicable("the driver can give a terminal".into()));
+    }
+    request.terminal = Some(SIZE);
+    let object = trial.running(Sample::LongRunning).await?;
+    let answer = open(trial, &object, request, Vec::new())
+        .await?
+        .map(|_| "a stream");
+    ensure_matches!(&answer, Err(error) if error.kind() == ErrorKind::Unsupported, "a command with a terminal");
+    Ok(())
 }
 
 pub(super) async fn a_command_that_does_not_exist_is_not_found(trial: &Trial<'_>) -> Verdict {

@@ -53,7 +53,8 @@ pub(super) async fn a_kind_it_does_not_manage_has_neither_schema_nor_capabilitie
 pub(super) async fn capabilities_and_extensions_agree(trial: &Trial<'_>) -> Verdict {
     let driver = trial.driver();
     let can = trial.capabilities()?;
-    let controls = can.pause || can.restart || can.signal || can.scale || can.resize;
+    let controls =
+        can.pause || can.restart || can.signal || can.scale || can.resize || !can.methods.is_empty();
     for (name, said, there) in [
         ("control", controls, driver.control().is_some()),
         ("logs", can.logs, driver.logs().is_some()),
@@ -92,6 +93,21 @@ pub(super) async fn limits_and_fields_are_named_once(trial: &Trial<'_>) -> Verdi
     }
     if let Some(why) = can.task_per_object {
         ensure!(!why.is_empty(), "a task per object needs its reason");
+    }
+    Ok(())
+}
+
+pub(super) async fn each_method_has_a_name_a_summary_and_a_schema(trial: &Trial<'_>) -> Verdict {
+    let methods = trial.capabilities()?.methods;
+    crate::trial::needs(!methods.is_empty(), "call any method of its own")?;
+    for (name, method) in methods {
+        let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+        ensure!(
+            !name.is_empty() && name.chars().all(fits),
+            "the method {name:?} is not of lower-case letters, digits and `_`"
+        );
+        ensure!(!method.summary.is_empty(), "{name} has no summary");
+        super::schema::compiles(&format!("the arguments of {name}"), &method.arguments)?;
     }
     Ok(())
 }

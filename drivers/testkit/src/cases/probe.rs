@@ -66,9 +66,9 @@ pub(super) async fn an_unhealthy_object_is_no_error(trial: &Trial<'_>) -> Verdic
 
 pub(super) async fn no_answer_in_time_is_unhealthy(trial: &Trial<'_>) -> Verdict {
     let (object, action) = object(trial, ProbeSample::Hangs).await?;
-    let call = probe(trial, &object, &action, Duration::from_millis(200));
+    let call = probe(trial, &object, &action, trial.patience() / 50);
     let outcome = trial
-        .in_time("a probe with a timeout of 200ms", trial.patience(), call)
+        .in_time("a probe with a short timeout", trial.patience(), call)
         .await???;
     ensure_matches!(&outcome, ProbeOutcome::Unhealthy(why) if !why.is_empty(), "the probe of what does not answer");
     Ok(())
@@ -77,7 +77,7 @@ pub(super) async fn no_answer_in_time_is_unhealthy(trial: &Trial<'_>) -> Verdict
 pub(super) async fn what_is_gone_is_never_healthy(trial: &Trial<'_>) -> Verdict {
     let (object, action) = object(trial, ProbeSample::Healthy).await?;
     trial.delete(&object).await?;
-    let outcome = probe(trial, &object, &action, Duration::from_secs(1)).await?;
+    let outcome = probe(trial, &object, &action, trial.patience() / 10).await?;
     ensure!(outcome != Ok(ProbeOutcome::Healthy), "what is gone is healthy");
     Ok(())
 }
