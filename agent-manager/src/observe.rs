@@ -134,14 +134,15 @@ pub(crate) fn ended(turn: &mut Turn<'_>, exit: ExitStatus, evidence: &Evidence) 
     end(turn, exit, evidence, None);
 }
 
-/// It is not there any more, and nobody saw it end. What never ends by itself was taken away: what its drift policy
-/// says. The rest has ended.
+/// It is not there any more, and nobody saw it end. What never ends by itself was taken away, and so was that of which the
+/// driver says so: what its drift policy says. The rest has ended.
 pub(crate) fn gone(turn: &mut Turn<'_>, exit: ExitStatus, evidence: &Evidence) {
     let ends = turn
         .shared
         .capabilities(&turn.object.kind)
         .map_or(true, |can| can.ends);
-    let taken = (!ends).then(|| turn.spec().drift);
+    let taken_away = !ends || drift::said(&turn.state).is_some();
+    let taken = taken_away.then(|| turn.spec().drift);
     end(turn, exit, evidence, taken);
 }
 

@@ -66,9 +66,23 @@ async fn update(shared: &Shared, object: &Object, current: &ObjectSpec, next: &O
     }
     if changes.is_empty() {
         plan.action = PlanAction::NoOp;
+        plan.changes.clear();
+        return Ok(plan);
     }
-    plan.changes = changes;
+    let on_substrate = std::mem::replace(&mut plan.changes, changes);
+    plan.changes.extend(
+        on_substrate
+            .into_iter()
+            .filter(|change| !is_of_spec(&change.path)),
+    );
     Ok(plan)
+}
+
+/// Whether a driver's change is one of the spec itself, which the manager has found already. Others are of what the spec
+/// becomes, for example `Deployment/web.spec.replicas`.
+fn is_of_spec(path: &str) -> bool {
+    let root = path.split(['.', '[']).next().unwrap_or_default();
+    matches!(root, "spec" | "resources")
 }
 
 fn delete(shared: &Shared, object: &Object, cascade: bool) -> Result<Plan> {

@@ -359,6 +359,21 @@ fn what_was_taken_away_is_made_anew_whatever_the_restart_policy_says() {
 }
 
 #[test]
+fn what_ends_and_was_taken_away_by_the_drivers_own_word_is_made_anew() {
+    let mut world = World::new();
+    let guid = world.made(spec_with("a", quick()));
+    world.fake().vanish(guid);
+    let mut observed = world.fake().status(guid);
+    let told = agent_api_model::Condition::new("Drifted", true, "Deleted", "it was deleted by someone else");
+    observed.status.conditions.push(told);
+    world.observe(observed);
+    world.settle_all();
+    assert_eq!(world.phase("a"), "Pending");
+    world.pass(Duration::from_secs(1));
+    assert_eq!((world.phase("a").as_str(), world.fake().made()), ("Running", 2));
+}
+
+#[test]
 fn what_was_taken_away_and_is_only_reported_has_failed() {
     let mut world = World::new();
     let spec = lasting(&world, json!({"drift": "report", "restart": "always"}));

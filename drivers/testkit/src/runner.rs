@@ -149,6 +149,10 @@ impl Drop for Turn {
 }
 
 async fn run_case(subject: &dyn Subject, case: &Case, seed: Option<u64>) -> Outcome {
+    let name = format!("{}::{}", case.info.group, case.info.name);
+    if let Some(why) = subject.left_out(&name) {
+        return Outcome::NotApplicable(format!("the subject leaves it out: {why}"));
+    }
     let chaos = seed.map(|seed| CaseChaos::new(seed, case.info.group, case.info.name));
     let outcome = run_once(subject, case, chaos.as_ref()).await;
     match (outcome, chaos) {

@@ -52,6 +52,13 @@ pub trait Subject: Send + Sync {
         usize::MAX
     }
 
+    /// Why a case, named as its test is (`group::name`), is not run for this subject: for a kind whose cases the same
+    /// code passes for another kind, or that has nothing the case asks for. It does not apply then, with this reason.
+    fn left_out(&self, case: &str) -> Option<&'static str> {
+        let _ = case;
+        None
+    }
+
     /// At how many places a call is cancelled, one object each, in the cases that look at a crash between two steps; 12
     /// by default. They are spread evenly over the call, so that a slow substrate may have few.
     fn crash_steps(&self) -> usize {
@@ -78,7 +85,9 @@ pub trait Subject: Send + Sync {
         Vec::new()
     }
 
-    /// An object that writes log lines of this shape.
+    /// An object that writes log lines of this shape. Lines of the stream
+    /// [`System`](agent_api_driver::model::LogStream::System), which are what the substrate says of it, are not among
+    /// them and not counted.
     fn log_sample(&self, shape: &LogShape) -> Option<ObjectSpec> {
         let _ = shape;
         None

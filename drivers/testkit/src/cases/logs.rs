@@ -1,4 +1,7 @@
 //! `logs`.
+//!
+//! Lines of the stream [`LogStream::System`] are what the substrate says, never the object's own output: the cases that
+//! count lines do not ask for them.
 
 use std::time::Duration;
 
@@ -17,6 +20,14 @@ const SHAPE: LogShape = LogShape {
     terminated: true,
     rotation: Rotation::None,
 };
+
+/// Asks for the object's own output.
+fn own() -> LogReadRequest {
+    LogReadRequest {
+        streams: vec![LogStream::Stdout, LogStream::Stderr],
+        ..LogReadRequest::default()
+    }
+}
 
 /// An object that writes lines of this shape; one that ends is waited for.
 async fn writer(trial: &Trial<'_>, shape: &LogShape) -> Verdict<Made> {
@@ -70,7 +81,7 @@ async fn read_from(trial: &Trial<'_>, object: &Made, cursor: Option<&str>) -> Ve
         object,
         LogReadRequest {
             cursor: cursor.map(Into::into),
-            ..LogReadRequest::default()
+            ..own()
         },
     )
     .await
@@ -168,7 +179,7 @@ pub(super) async fn a_cursor_survives_rotation(trial: &Trial<'_>) -> Verdict {
 async fn early_cursor(trial: &Trial<'_>, object: &Made) -> Verdict<(u64, String)> {
     let follow = LogReadRequest {
         follow: true,
-        ..LogReadRequest::default()
+        ..own()
     };
     let mut stream = open(trial, object, follow).await??;
     let first = async {
@@ -290,7 +301,7 @@ pub(super) async fn what_was_rotated_away_is_counted(trial: &Trial<'_>) -> Verdi
         .until("the last line is written", async || {
             let tail = LogReadRequest {
                 tail: Some(1),
-                ..LogReadRequest::default()
+                ..own()
             };
             let got = lines(&self::read(trial, &object, tail).await?);
             Ok(if got.last() == Some(&last) {
@@ -352,7 +363,7 @@ pub(super) async fn tail_gives_the_last_lines_fewer_where_there_are_fewer(trial:
     for (tail, expected) in [(0, 0), (1, 1), (7, 7), (SHAPE.lines + 50, SHAPE.lines)] {
         let request = LogReadRequest {
             tail: Some(tail),
-            ..LogReadRequest::default()
+            ..own()
         };
         let got = lines(&read(trial, &object, request).await?);
         are(trial, &SHAPE, &got, SHAPE.lines - expected..SHAPE.lines)?;
@@ -400,7 +411,7 @@ pub(super) async fn follow_brings_what_is_written_later(trial: &Trial<'_>) -> Ve
     let object = writer(trial, &shape).await?;
     let follow = LogReadRequest {
         follow: true,
-        ..LogReadRequest::default()
+        ..own()
     };
     let mut stream = open(trial, &object, follow).await??;
     let all = async {
@@ -433,7 +444,7 @@ pub(super) async fn following_ends_when_the_object_is_deleted(trial: &Trial<'_>)
     let object = writer(trial, &shape).await?;
     let follow = LogReadRequest {
         follow: true,
-        ..LogReadRequest::default()
+        ..own()
     };
     let mut stream = open(trial, &object, follow).await??;
     trial.delete(&object).await?;
@@ -463,6 +474,12 @@ pub(super) async fn only_the_streams_asked_for_come(trial: &Trial<'_>) -> Verdic
     ensure!(
         count >= SHAPE.lines,
         "{count} lines over all streams, {} were written",
+        SHAPE.lines
+    );
+    let all = lines(&read(trial, &object, LogReadRequest::default()).await?).len() as u64;
+    ensure!(
+        all >= SHAPE.lines,
+        "{all} lines where no stream was named, {} were written",
         SHAPE.lines
     );
     Ok(())
