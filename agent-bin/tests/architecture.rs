@@ -82,7 +82,9 @@ const ARROWS: &[(&str, &[&str])] = &[
         &["agent-api", "agent-manager", "agent-collector", "agent-reporter"],
     ),
     // Drivers.
+    ("agent-driver-kubernetes", OBJECT_DRIVER),
     ("agent-driver-process", OBJECT_DRIVER),
+    ("agent-driver-ray", OBJECT_DRIVER),
     ("agent-driver-simulated", OBJECT_DRIVER),
     ("agent-driver-testkit", OBJECT_DRIVER),
     ("agent-bus-memory", BUS_DRIVER),
@@ -96,12 +98,23 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "agent-bus-nats",
+        &[
+            "agent-api-bus-in",
+            "agent-api-bus-out",
+            "agent-api-model",
+            "agent-bus-memory",
+        ],
+    ),
+    (
         "agent-drivers",
         &[
             "agent-api-driver",
             "agent-api-bus-in",
             "agent-api-bus-out",
+            "agent-driver-kubernetes",
             "agent-driver-process",
+            "agent-driver-ray",
             "agent-driver-simulated",
             "agent-bus-memory",
             "agent-bus-http",

@@ -3,6 +3,8 @@
 //! | feature | what it adds |
 //! | --- | --- |
 //! | `process` | objects of kind `process`: processes of this host |
+//! | `kubernetes` | objects of kinds `kubernetes/…`: manifests, deployments, jobs, pods, whole clusters |
+//! | `ray` | objects of kinds `ray/…`: jobs, Serve applications, whole clusters |
 //! | `simulated` | objects of kind `simulated`: nothing real, for tries, tests and load |
 //! | `bus-http` | requests and reports over a Unix socket and a loopback port |
 //! | `bus-memory` | requests and reports inside one program |
@@ -23,8 +25,12 @@ use agent_api_driver::DriverFactory;
 pub use agent_bus_http as bus_http;
 #[cfg(feature = "bus-memory")]
 pub use agent_bus_memory as bus_memory;
+#[cfg(feature = "kubernetes")]
+pub use agent_driver_kubernetes as kubernetes;
 #[cfg(feature = "process")]
 pub use agent_driver_process as process;
+#[cfg(feature = "ray")]
+pub use agent_driver_ray as ray;
 #[cfg(feature = "simulated")]
 pub use agent_driver_simulated as simulated;
 pub use buses::{Bus, BusBuild, BusFactory, TOKEN_FILE, buses};
@@ -33,10 +39,28 @@ pub use buses::{Bus, BusBuild, BusFactory, TOKEN_FILE, buses};
 #[must_use]
 pub fn factories() -> Vec<Arc<dyn DriverFactory>> {
     vec![
+        #[cfg(feature = "kubernetes")]
+        Arc::new(agent_driver_kubernetes::KubernetesDriverFactory),
+        #[cfg(not(feature = "kubernetes"))]
+        missing::driver(
+            "kubernetes",
+            &[
+                "kubernetes/adopted",
+                "kubernetes/cluster",
+                "kubernetes/deployment",
+                "kubernetes/job",
+                "kubernetes/manifest",
+                "kubernetes/pod",
+            ],
+        ),
         #[cfg(feature = "process")]
         Arc::new(agent_driver_process::ProcessDriverFactory),
         #[cfg(not(feature = "process"))]
         missing::driver("process", &["process"]),
+        #[cfg(feature = "ray")]
+        Arc::new(agent_driver_ray::RayDriverFactory),
+        #[cfg(not(feature = "ray"))]
+        missing::driver("ray", &["ray/cluster", "ray/job", "ray/serve"]),
         #[cfg(feature = "simulated")]
         agent_driver_simulated::factory(),
         #[cfg(not(feature = "simulated"))]
@@ -50,7 +74,9 @@ mod tests {
 
     fn compiled(feature: &str) -> bool {
         let features = [
+            ("kubernetes", cfg!(feature = "kubernetes")),
             ("process", cfg!(feature = "process")),
+            ("ray", cfg!(feature = "ray")),
             ("simulated", cfg!(feature = "simulated")),
             ("bus-http", cfg!(feature = "bus-http")),
             ("bus-memory", cfg!(feature = "bus-memory")),
@@ -64,7 +90,7 @@ mod tests {
             .iter()
             .map(|factory| factory.name().to_string())
             .collect();
-        assert_eq!(names, ["process", "simulated"]);
+        assert_eq!(names, ["kubernetes", "process", "ray", "simulated"]);
         for factory in factories() {
             let compiled = compiled(factory.name().as_str());
             assert_eq!(

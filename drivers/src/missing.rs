@@ -1,5 +1,13 @@
 //! Stubs for drivers that were not compiled in.
-#![cfg_attr(all(feature = "process", feature = "simulated"), allow(dead_code))]
+#![cfg_attr(
+    all(
+        feature = "kubernetes",
+        feature = "process",
+        feature = "ray",
+        feature = "simulated"
+    ),
+    allow(dead_code)
+)]
 
 use std::sync::Arc;
 

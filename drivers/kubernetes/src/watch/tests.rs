@@ -1,0 +1,5 @@
+//! The bookkeeping behind watches, without a cluster.
+
+mod converges;
+mod statuses;
+mod streams;
