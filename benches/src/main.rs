@@ -70,6 +70,13 @@ fn main() -> Result<()> {
         list,
         idle_objects
     );
+    #[cfg(feature = "kubernetes")]
+    shapes!(
+        kubernetes_create,
+        kubernetes_ready,
+        kubernetes_change,
+        kubernetes_bulk
+    );
     anyhow::ensure!(!rows.is_empty(), "no shape has that name");
 
     row::write(&rows, &args.out)?;

@@ -2,8 +2,12 @@
 
 mod commit;
 mod echo;
+#[cfg(feature = "kubernetes")]
+mod kubernetes;
 mod spawn;
 
 pub use commit::commits;
 pub use echo::{Echo, echoes};
+#[cfg(feature = "kubernetes")]
+pub use kubernetes::{Bare, Seen, config_map};
 pub use spawn::Kids;

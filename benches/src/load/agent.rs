@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use agent_api_client::Client;
-use agent_api_model::{DeleteRequest, ListRequest, ObjectSpec, Selector};
+use agent_api_model::{DeleteRequest, ListRequest, ObjectSpec, Phase, Selector};
 use agent_bus_http::HttpCaller;
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
@@ -76,6 +76,22 @@ impl Agent {
         while self.client.list(&ListRequest::default()).await?.len() != count {
             if Instant::now() > deadline {
                 bail!("there were not {count} objects in 120 s");
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        Ok(())
+    }
+
+    /// Waits until so many objects run.
+    pub async fn wait_for_running(&self, count: usize) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(120);
+        let running = ListRequest {
+            phase: Some(Phase::Running),
+            ..ListRequest::default()
+        };
+        while self.client.list(&running).await?.len() != count {
+            if Instant::now() > deadline {
+                bail!("there were not {count} running objects in 120 s");
             }
             tokio::time::sleep(Duration::from_millis(2)).await;
         }

@@ -4,12 +4,16 @@ mod agent;
 mod bulk;
 mod ends;
 mod idle;
+#[cfg(feature = "kubernetes")]
+mod kubernetes;
 mod single;
 
 pub use agent::{Agent, object};
 pub use bulk::{created_and_stopped, list};
 pub use ends::{exit_to_event, killed_to_running};
 pub use idle::idle_objects;
+#[cfg(feature = "kubernetes")]
+pub use kubernetes::{kubernetes_bulk, kubernetes_change, kubernetes_create, kubernetes_ready};
 pub use single::{create_accepted, create_running, describe};
 
 use std::path::PathBuf;
