@@ -24,6 +24,8 @@ const LOOK_FIRST: Duration = Duration::from_millis(40);
 const LOOK_LAST: Duration = Duration::from_secs(1);
 /// The first servers that check unknown fields by themselves.
 const STRICT_SINCE: Version = Version { major: 1, minor: 25 };
+/// Servers from here on take a version in the create of a Service.
+const SERVICES_SINCE: Version = Version { major: 1, minor: 21 };
 
 /// One place in a cluster.
 pub(crate) struct Target<'a> {
@@ -78,9 +80,6 @@ impl From<Refusal> for Error {
     }
 }
 
-/// What a server answers that takes no version in a create.
-const NO_VERSION: &str = "resourceVersion should not be set on objects to be created";
-
 impl<'a> Target<'a> {
     /// The place of a reference.
     pub(crate) async fn of(cluster: &'a Arc<Cluster>, place: &ObjectRef) -> Result<Self> {
@@ -119,46 +118,40 @@ impl<'a> Target<'a> {
         let mut body = serde_json::to_value(wanted).map_err(|error| {
             Refusal::Other(Error::internal("cannot be written as JSON").with_source(error))
         })?;
+        let server = self.cluster.server_version().await.map_err(Refusal::Other)?;
         match how.uid {
             Some(uid) => body["metadata"]["uid"] = json!(uid),
+            // Looking first must do for these.
+            None if how.create_only && self.takes_no_version(server) => self.must_be_free().await?,
             // No object has this version: where one exists the server answers with a conflict, where none does it is made.
             None if how.create_only => body["metadata"]["resourceVersion"] = json!("1"),
             None => {}
         }
-        let strict = self.cluster.server_version().await.map_err(Refusal::Other)? >= STRICT_SINCE;
+        let strict = server >= STRICT_SINCE;
         let params = PatchParams {
             dry_run: how.dry_run,
             force: how.force,
             field_manager: Some(self.cluster.manager().to_owned()),
             field_validation: strict.then_some(ValidationDirective::Strict),
         };
-        match self.patch(&params, &body).await? {
-            Ok(live) => Ok(live),
-            // Some types refuse any version in a create (Services, before 1.21): looking first must do for them.
-            Err(kube::Error::Api(status)) if status.message.contains(NO_VERSION) => {
-                if self.get().await.map_err(Refusal::Other)?.is_some() {
-                    return Err(Refusal::NotAsThought);
-                }
-                if let Some(metadata) = body["metadata"].as_object_mut() {
-                    metadata.remove("resourceVersion");
-                }
-                self.patch(&params, &body)
-                    .await?
-                    .map_err(|error| self.refusal(error))
-            }
+        let patch = Patch::Apply(&body);
+        let call = self.api.patch(&self.place.name, &params, &patch);
+        match self.cluster.attempt(call).await.map_err(Refusal::Other)? {
+            Ok(live) => Ok(self.typed(live)),
             Err(error) => Err(self.refusal(error)),
         }
     }
 
-    async fn patch(
-        &self,
-        params: &PatchParams,
-        body: &Value,
-    ) -> Result<Result<DynamicObject, kube::Error>, Refusal> {
-        let patch = Patch::Apply(body);
-        let call = self.api.patch(&self.place.name, params, &patch);
-        let answer = self.cluster.attempt(call).await.map_err(Refusal::Other)?;
-        Ok(answer.map(|live| self.typed(live)))
+    async fn must_be_free(&self) -> Result<(), Refusal> {
+        match self.get().await.map_err(Refusal::Other)? {
+            Some(_) => Err(Refusal::NotAsThought),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether the server takes no version in a create of this type: Services, before 1.21.
+    fn takes_no_version(&self, server: Version) -> bool {
+        server < SERVICES_SINCE && self.resource.api.group.is_empty() && self.resource.api.kind == "Service"
     }
 
     fn refusal(&self, error: kube::Error) -> Refusal {

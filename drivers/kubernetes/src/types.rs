@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use agent_api_driver::Result;
 use agent_api_driver::model::Error;
@@ -40,7 +41,7 @@ pub(crate) struct Types {
     path: PathBuf,
     known: Mutex<Known>,
     /// Held while the file is written.
-    writing: tokio::sync::Mutex<()>,
+    writing: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Types {
@@ -54,7 +55,7 @@ impl Types {
         Ok(Self {
             path,
             known: Mutex::new(known),
-            writing: tokio::sync::Mutex::new(()),
+            writing: Arc::default(),
         })
     }
 
@@ -74,19 +75,23 @@ impl Types {
         if types.is_subset(&self.of(cluster)) {
             return Ok(());
         }
-        let _turn = self.writing.lock().await;
+        let turn = Arc::clone(&self.writing).lock_owned().await;
         let mut next = self.known.lock().clone();
         next.entry(cluster.to_owned())
             .or_default()
             .extend(types.iter().cloned());
         let (path, written) = (self.path.clone(), next.clone());
-        tokio::task::spawn_blocking(move || write(&path, &written))
-            .await
-            .map_err(|error| Error::internal("the types could not be written").with_source(error))?
-            .map_err(|error| {
-                let file = self.path.display();
-                Error::internal(format!("cannot write {file}: {error}"))
-            })?;
+        // The turn goes with the writing, which goes on where the caller is dropped.
+        tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            write(&path, &written)
+        })
+        .await
+        .map_err(|error| Error::internal("the types could not be written").with_source(error))?
+        .map_err(|error| {
+            let file = self.path.display();
+            Error::internal(format!("cannot write {file}: {error}"))
+        })?;
         *self.known.lock() = next;
         Ok(())
     }

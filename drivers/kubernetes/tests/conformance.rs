@@ -1,7 +1,7 @@
 //! The conformance suite on the lab's cluster (`dev/lab/kubernetes`), which the tests start where it does not run.
 //!
-//! Pods run the whole suite, and so does a ConfigMap of a manifest, which needs no node and is quick: it stands for all
-//! that is the same code for every kind, also under chaos and cut between steps. Deployments, Jobs and manifests of several
+//! The manifest of a ConfigMap runs the whole suite, for it needs no node and is quick: it stands for all that is the same
+//! code for every kind, also under chaos and cut between steps. Pods run all the rest, Deployments, Jobs and manifests of several
 //! objects run what is special to them. Each case has a namespace of its own, named after its agent.
 #![allow(clippy::unwrap_used)]
 
@@ -211,7 +211,15 @@ impl Subject for Kubernetes {
             }
             (Of::Pod, "crash") if !case.contains("restart") => Some(SAME),
             (Of::Pod, "apply" | "delete") if case.contains("dropped_at_any_await") => Some(SAME),
-            (Of::Pod, "factory") => Some(SAME),
+            (Of::Pod, "factory" | "discover") => Some(SAME),
+            // Of several objects each.
+            (Of::Pod, _)
+                if case.ends_with("many_objects_at_once_stay_apart")
+                    || case.ends_with("answers_each_target_once")
+                    || case.ends_with("adds_one_entry_for_each_target") =>
+            {
+                Some(SAME)
+            }
             _ => None,
         }
     }

@@ -19,8 +19,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::lab::lab;
 
-/// How long a condition may take to come true on a busy machine.
-// The garbage collector takes its time on a busy machine.
+/// How long a condition may take to come true on a busy machine, where above all the garbage collector takes its time.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A driver with an agent, a state directory and a namespace of its own.
