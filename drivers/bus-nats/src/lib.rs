@@ -1,6 +1,6 @@
 //! Bus driver over NATS: requests and replies on core NATS, queued commands and reports on JetStream.
 //!
-//! [`NatsBus`] is the agent's end, [`NatsCaller`] that of everybody else; [`setup`] makes or checks the streams that
+//! [`NatsBus`] is the agent's end, [`NatsCaller`] that of everybody else; [`setup()`] makes or checks the streams that
 //! both need. Who may ask and who may read is decided by the permissions of the server: the verb is part of the
 //! subject, and each agent has subjects of its own.
 //!

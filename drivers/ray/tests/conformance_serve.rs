@@ -108,8 +108,50 @@ impl Subject for Serve {
         1
     }
 
+    // Each case costs seconds here: Serve starts a process for each replica, and one case runs at a time.
+    fn left_out(&self, case: &str) -> Option<&'static str> {
+        match case {
+            "handle::a_newer_version_is_not_read"
+            | "delete::an_unreadable_handle_touches_nothing"
+            | "recover::an_unreadable_handle_is_lost_and_no_error_of_the_call"
+            | "observe::an_unreadable_handle_is_no_error_of_the_call" => {
+                Some("handles of all kinds are read by the same code, which passes this for ray/job")
+            }
+            "events::a_slow_reader_gets_a_gap"
+            | "events::the_stream_ends_only_after_shutdown"
+            | "events::a_dropped_stream_stops_nothing" => {
+                Some("all kinds have one queue of events, which passes this for ray/job")
+            }
+            "shutdown::returns_by_the_deadline_with_its_tasks_joined"
+            | "shutdown::later_calls_answer_unavailable"
+            | "shutdown::a_second_shutdown_is_success" => {
+                Some("the driver shuts down as a whole, and passes this for ray/job")
+            }
+            "apply::maybe_applied_holds_after_a_restart_of_the_driver"
+            | "recover::adopts_after_a_restart_of_the_driver"
+            | "discover::finds_what_apply_made" => {
+                Some("the same is asked after a crash or by another run, where less is known")
+            }
+            "apply::an_update_with_the_same_op_id_restarts_once"
+            | "plan::restart_is_what_apply_does"
+            | "plan::recreate_is_what_apply_does"
+            | "crash::in_a_change_by_restart_the_same_op_id_ends_it" => {
+                Some("Serve changes all of it in place")
+            }
+            // One application after another, each of which takes seconds to be deployed.
+            _ if !full()
+                && (case.starts_with("crash::")
+                    || case.contains("many_objects")
+                    || case.contains("dropped_at_any")) =>
+            {
+                Some("takes minutes: set AGENT_TEST_FULL=1")
+            }
+            _ => None,
+        }
+    }
+
     fn crash_steps(&self) -> usize {
-        3
+        2
     }
 
     fn sample(&self, sample: Sample) -> Option<ObjectSpec> {
@@ -239,3 +281,8 @@ impl Subject for Serve {
 }
 
 agent_driver_testkit::conformance!(Serve::new());
+
+/// Whether the cases that take minutes run too.
+fn full() -> bool {
+    std::env::var_os("AGENT_TEST_FULL").is_some_and(|set| !set.is_empty() && set != "0")
+}

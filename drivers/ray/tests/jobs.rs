@@ -241,6 +241,8 @@ async fn jobs_run_fail_and_stop() {
     let status = agent.until(&pending, ObjectState::Exited).await;
     assert_eq!(status.exit.unwrap().signal.as_deref(), Some("SIGTERM"));
 
+    what_uses_ray_tells_of_it(&agent).await;
+
     let mut huge = object(json!({"command": ["true"], "custom_resources": {"unicorns": 3}}));
     let plan = PlanRequest {
         guid: Guid::generate(),
@@ -260,6 +262,55 @@ async fn jobs_run_fail_and_stop() {
     huge.spec["cluster"] = json!("other");
     assert_eq!(agent.driver.validate(&huge).await[0].path, "spec.cluster");
     agent.end().await;
+}
+
+/// A program that uses Ray shows its actors, and has metrics of its own.
+async fn what_uses_ray_tells_of_it(agent: &Agent) {
+    let program = "import ray, time\n\
+        ray.init()\n\
+        @ray.remote(num_cpus=0.1)\n\
+        class Idle:\n    \
+            def ping(self): return 1\n\
+        idle = Idle.remote()\n\
+        ray.get(idle.ping.remote())\n\
+        time.sleep(1000)";
+    let object = agent.create(json!({"command": ["python", "-c", program]})).await;
+    let reached = timeout(PATIENCE, async {
+        while agent.observe(&object).await.details["activity"]["actors"]["ALIVE"] != 1 {
+            sleep(Duration::from_millis(500)).await;
+        }
+        loop {
+            let mut batch = TelemetryBatch::default();
+            let target = CollectTarget {
+                guid: object.guid,
+                handle: &object.handle,
+                log_cursor: None,
+                from_start: true,
+            };
+            let request = CollectRequest {
+                targets: &[target],
+                signals: &[Signal::Metrics],
+                max_log_bytes: 0,
+                deadline: PATIENCE,
+            };
+            agent
+                .driver
+                .collect(request, &mut batch, &mut Vec::new())
+                .await
+                .unwrap();
+            assert!(batch.metrics.iter().all(|point| point.guid == object.guid));
+            if batch.metrics.iter().any(|point| point.name == "ray.actor.count") {
+                break;
+            }
+            sleep(Duration::from_secs(1)).await;
+        }
+    });
+    assert!(reached.await.is_ok(), "{:?}", agent.observe(&object).await);
+    // Later looks do not lose it, and it is no news.
+    let (one, other) = (agent.observe(&object).await, agent.observe(&object).await);
+    assert_eq!(other.details["activity"]["actors"]["ALIVE"], 1, "{other:?}");
+    assert_eq!(one.evidence.revision, other.evidence.revision);
+    agent.delete(&object).await;
 }
 
 /// A head whose state is in memory comes back empty: the jobs are gone, with the reason.

@@ -1,4 +1,4 @@
-//! Telemetry of jobs: lines of their logs, and what Ray says of them.
+//! Telemetry of jobs: lines of their logs, what Ray says of them, and Ray's metrics of those that use it.
 
 use std::sync::atomic::Ordering;
 
@@ -11,6 +11,8 @@ use super::cursor::{MAX_LINE, Place, Splitter};
 use super::data::JobHandle;
 use super::logs::Attempted;
 use super::source::Known;
+use super::state::is_over;
+use crate::metrics::Source;
 
 /// So much of a file is read at once.
 const PIECE: usize = 1 << 20;
@@ -34,10 +36,39 @@ impl JobKind {
         out: &mut TelemetryBatch,
         cursors: &mut Vec<(Guid, String)>,
     ) {
-        if !request.signals.contains(&Signal::Logs) {
-            return;
-        }
         let until = Instant::now() + request.deadline;
+        if request.signals.contains(&Signal::Logs) {
+            self.collect_logs(&request, until, out, cursors).await;
+        }
+        if request.signals.contains(&Signal::Metrics) {
+            let left = until.saturating_duration_since(Instant::now());
+            let sources = self.metric_sources(request.targets);
+            self.shared
+                .metrics
+                .collect(&self.shared, sources, left, out)
+                .await;
+        }
+    }
+
+    /// Those of the targets that run and use Ray, each with its cluster.
+    fn metric_sources(&self, targets: &[CollectTarget<'_>]) -> Vec<(Guid, String, Source)> {
+        let table = self.table.lock();
+        let source = |target: &CollectTarget<'_>| {
+            let entry = table.get(target.guid)?;
+            let id = entry.info.as_ref()?.job_id.clone()?;
+            let runs = !is_over(entry.status.state);
+            runs.then(|| (target.guid, entry.handle.cluster.clone(), Source::Job(id)))
+        };
+        targets.iter().filter_map(source).collect()
+    }
+
+    async fn collect_logs(
+        &self,
+        request: &CollectRequest<'_>,
+        until: Instant,
+        out: &mut TelemetryBatch,
+        cursors: &mut Vec<(Guid, String)>,
+    ) {
         let count = request.targets.len();
         // Each collection begins with another one, so that a small limit is not always used up by the same.
         let first = self.rounds.fetch_add(1, Ordering::Relaxed) % count.max(1);

@@ -136,6 +136,8 @@ impl JobKind {
                 for (guid, id) in &jobs {
                     self.learn_silence(&head, *guid, id, &error);
                 }
+            } else {
+                self.look_at_activity(&head, &jobs).await;
             }
         }
         for target in targets {

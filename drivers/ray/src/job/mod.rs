@@ -4,8 +4,9 @@
 //! - `apply`, `stop`, `control`, `find`: the contract's calls. `tick` looks after what runs, `poll` says when,
 //!   `clean` removes what nobody wants any more.
 //! - `state`: from evidence to a status; `table`: what is known.
-//! - `logs`, `source`, `cursor`, `collect`: logs.
+//! - `logs`, `source`, `cursor`, `collect`: logs and metrics. `activity`: what programs that use Ray do there.
 
+mod activity;
 mod apply;
 mod clean;
 mod collect;
@@ -154,6 +155,7 @@ fn capabilities(pushes: bool) -> Capabilities {
     can.restart = true;
     can.signal = true;
     can.logs = true;
+    can.metrics = true;
     can.orphan = true;
     can.ends = true;
     can.adoptable = true;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::data::{Attempt, JobHandle, at, word};
 use crate::error::clip;
 use crate::revision;
-use crate::sdk::{JobInfo, JobStatus};
+use crate::sdk::{Activity, JobInfo, JobStatus};
 
 /// The longest message that is shown.
 const MAX_MESSAGE: usize = 4_096;
@@ -18,6 +18,9 @@ pub(crate) const REACHABLE: &str = "Reachable";
 pub(crate) const SCHEDULABLE: &str = "Schedulable";
 /// The condition that says that a stop waits until it can take.
 pub(crate) const STOPPING: &str = "Stopping";
+
+/// The detail that says what a job does on the cluster.
+pub(super) const ACTIVITY: &str = "activity";
 
 /// What is known of a job, beside its state.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -48,6 +51,9 @@ pub struct JobDetails {
     /// The node it runs, or ran, on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_id: Option<String>,
+    /// What it does on the cluster, where it uses Ray and runs; as of the last look, which is made for a few jobs at a time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activity: Option<Activity>,
     /// When it was submitted.
     pub submitted_at: Timestamp,
     /// When it ended.
@@ -107,10 +113,17 @@ pub(crate) fn reduce(
             condition.clone_from(same);
         }
     }
+    let mut details = details(handle, info);
+    if found.state == ObjectState::Running
+        && let Some(activity) = before.details.get(ACTIVITY)
+    {
+        // It is looked at apart, and is no news.
+        details[ACTIVITY] = activity.clone();
+    }
     let status = ObjectStatus {
         state: found.state,
         exit: found.exit,
-        details: details(handle, info),
+        details,
         limits: handle.limits.clone(),
         conditions,
         evidence: before.evidence.clone(),
@@ -274,6 +287,7 @@ pub(crate) fn details(handle: &JobHandle, info: Option<&JobInfo>) -> serde_json:
         exit_code: info.and_then(|info| info.driver_exit_code),
         ray_job_id: info.and_then(|info| info.job_id.clone()),
         node_id: info.and_then(|info| info.driver_node_id.clone()),
+        activity: None,
         submitted_at: handle.submitted_at,
         ended_at: info.and_then(|info| info.end_time).map(at),
         past: handle.past.clone(),
@@ -324,6 +338,18 @@ mod tests {
 
     fn step(before: &ObjectStatus, sight: &Sight<'_>) -> (ObjectStatus, bool) {
         reduce(before, &handle(), None, sight, EvidenceSource::Event, Vec::new())
+    }
+
+    #[test]
+    fn what_it_does_is_shown_while_it_runs() {
+        let (mut running, _) = step(&start(), &Sight::Job(&info("RUNNING", json!({}))));
+        running.details[ACTIVITY] = json!({"actors": {"ALIVE": 1}});
+        let (same, changed) = step(&running, &Sight::Job(&info("RUNNING", json!({}))));
+        assert_eq!(same.details[ACTIVITY]["actors"]["ALIVE"], 1);
+        assert_eq!(same.state, ObjectState::Running);
+        assert!(!changed);
+        let (ended, _) = step(&running, &Sight::Job(&info("SUCCEEDED", json!({}))));
+        assert!(ended.details.get(ACTIVITY).is_none());
     }
 
     #[test]

@@ -29,6 +29,8 @@ pub(crate) struct Entry {
     pub infeasible: Option<String>,
     /// When it was last asked to stop.
     pub stop_sent: Option<Instant>,
+    /// When it was last asked what it does on the cluster.
+    pub activity_asked: Option<Instant>,
     /// What Ray said of it, to be collected.
     pub notes: Notes,
 }
@@ -78,6 +80,7 @@ impl Entry {
             hinted: false,
             infeasible: None,
             stop_sent: None,
+            activity_asked: None,
             notes: Notes::default(),
         }
     }
