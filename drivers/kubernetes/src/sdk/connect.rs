@@ -76,6 +76,19 @@ pub(crate) async fn connect(config: &ClusterConfig) -> Result<Connection, kube::
     })
 }
 
+/// Whether a configuration says where its cluster is, or a cluster can be found in the usual places.
+pub(crate) fn is_anywhere(config: &ClusterConfig) -> bool {
+    config.in_cluster
+        || config.kubeconfig.is_some()
+        || config.context.is_some()
+        || kubeconfig_files(config).iter().any(|file| file.exists())
+        || std::env::var_os("KUBERNETES_SERVICE_HOST").is_some()
+}
+
+/// What there is to say where it is not.
+pub(crate) const NOWHERE: &str = "no cluster is configured (`[drivers.kubernetes.clusters.NAME]`), and none was found by KUBECONFIG, \
+     in ~/.kube/config or by a pod's service account";
+
 fn kubeconfig_files(config: &ClusterConfig) -> Vec<PathBuf> {
     if let Some(file) = &config.kubeconfig {
         return vec![file.clone()];

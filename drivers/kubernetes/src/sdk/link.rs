@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tower::{BoxError, Service};
 
 use crate::config::ClusterConfig;
-use crate::sdk::connect::{Connection, Files, connect};
+use crate::sdk::connect::{Connection, Files, NOWHERE, connect, is_anywhere};
 use crate::sdk::requests::{Requests, Sort};
 
 /// How often a request is tried again after a 429.
@@ -305,7 +305,10 @@ impl Link {
                 Ok(current)
             }
             Err(error) => {
-                let reason = crate::error::chain(&error);
+                let reason = match is_anywhere(&self.config) {
+                    true => crate::error::chain(&error),
+                    false => NOWHERE.to_owned(),
+                };
                 *failure = Some(Failure {
                     at: Instant::now(),
                     reason: reason.clone(),
