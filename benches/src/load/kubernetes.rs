@@ -129,17 +129,23 @@ pub async fn kubernetes_change(bench: &Bench) -> Result<Vec<Row>> {
     let dir = bench.fresh("kubernetes-change")?;
     let bare = Bare::connect().await?;
     let agent = Agent::start(&bench.agent, dir.join("state")).await?;
-    agent.client.create(&manifest(&bare, "watched")?).await?;
-    agent.wait_for_running(1).await?;
+    // A drift is told once, so that each sample needs an object of its own.
+    for i in 0..samples {
+        agent
+            .client
+            .create(&manifest(&bare, &format!("watched-{i}"))?)
+            .await?;
+    }
+    agent.wait_for_running(samples).await?;
     let (mut seen, watch) = bare.watch_maps();
     let mut events = agent.client.events(StartAt::Now).await?;
     let (mut floor, mut times) = (Times::new(), Times::new());
     for i in 0..samples {
-        let drifts = i % 2 == 0;
+        let name = format!("watched-{i}");
         let start = Instant::now();
-        let version = bare.change("watched", if drifts { "2" } else { "1" }).await?;
+        let version = bare.change(&name, "2").await?;
         let on_bus = async {
-            until_event(&mut events, |event| event.event.name.as_str() == "watched").await?;
+            until_event(&mut events, |event| event.event.name.as_str() == name).await?;
             Ok::<_, anyhow::Error>(start.elapsed())
         };
         let on_watch = until(&mut seen, |seen| seen.version == version);
